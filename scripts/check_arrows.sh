@@ -11,7 +11,7 @@ declare -A may=(
     [host]=""
     [telemetry]="host"
     [settings]=""
-    [plan]="protocol settings"
+    [plan]="dialects protocol settings"
     [measure]="plan protocol settings"
     [load]="dialects host measure plan protocol settings"
     [report]="host measure plan protocol settings"
@@ -20,7 +20,7 @@ declare -A may=(
     [server]="bus dialects guard host protocol settings telemetry"
     [wsproxy]="bus guard host protocol settings telemetry"
     [stack]="bus guard host protocol server settings wsproxy"
-    [client]="coordination host load measure plan protocol report server settings stack telemetry wsproxy"
+    [client]="coordination dialects host load measure plan protocol report server settings stack telemetry wsproxy"
     [benches]="bus client host load measure plan protocol report stack wsproxy"
 )
 violations=0

@@ -24,6 +24,9 @@ pub fn start(config: &mut Config) -> anyhow::Result<Stack> {
     };
     let target = &mut config.plan.target;
     (target.api, target.ws) = (address(stack.api_url())?, address(stack.ws_url())?);
+    if target.foreign.is_some() {
+        target.ws = target.api.clone();
+    }
     target.more_api.clear();
     target.more_ws.clear();
     Ok(Stack(stack))

@@ -128,6 +128,10 @@ pub fn descriptors(config: &Config) -> u64 {
 /// Returns the largest number of HTTP connections. Each address of the API has its own, because idle ones stay open.
 fn http_connections(config: &Config) -> u64 {
     let target = &config.plan.target;
+    if target.foreign.is_some() {
+        // Every call goes over the session's own connection.
+        return 0;
+    }
     let addresses = if config.embedded { 1 } else { 1 + target.more_api.len() as u64 };
     sessions(config).min(target.http_connections as u64) * addresses
 }
@@ -199,6 +203,13 @@ fn is_loopback(host: &str) -> bool {
 /// Lists each address of the API that does not answer, and the first one of the gateway.
 pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, ConfigErrors> {
     let target = &config.plan.target;
+    if target.foreign.is_some() {
+        // Such a server may charge for calls, and need not have a page that tells whether it is ready.
+        let connector =
+            ws_answers(config, tls).await.map_err(|refusal| ConfigErrors(messages_of(vec![refusal])))?;
+        connector.credentials().prepare().await.map_err(|error| ConfigErrors(vec![error]))?;
+        return Ok(connector);
+    }
     let apis = [&target.api].into_iter().chain(&target.more_api);
     let apis = join_all(apis.map(|api| api_answers(target, api, tls)));
     let (apis, ws) = tokio::join!(apis, ws_answers(config, tls));

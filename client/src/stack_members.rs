@@ -7,6 +7,12 @@ use url::Url;
 
 /// Finds the stack that serves the plan's target: the one that the plan names, otherwise the one that listens at that address.
 pub(crate) fn find(plan: &Plan) -> Source {
+    if let Some(foreign) = plan.target.foreign.as_ref().filter(|foreign| !foreign.is_simulator) {
+        return Source::Unknown(format!(
+            "the server speaks {} and is not part of a known stack",
+            foreign.dialect
+        ));
+    }
     match inventory(plan.faults.stack.as_deref(), plan.target.api.url()) {
         Ok(inventory) => Source::Inventory(Box::new(KnownStack(inventory))),
         Err(why) => Source::Unknown(why),

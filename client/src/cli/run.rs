@@ -9,6 +9,7 @@ use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
 
 const WORKLOAD: &str = "Workload";
 const TARGET: &str = "Target";
+const DIALECT: &str = "Dialect of the server";
 const ANSWERS: &str = "Simulated answers";
 const RECONNECTS: &str = "Reconnects";
 const BEHAVIOUR: &str = "Client behaviour";
@@ -247,6 +248,34 @@ pub struct RunArgs {
     /// ports
     #[arg(long, value_name = "ADDRESSES", help_heading = TARGET)]
     pub local_ips: Option<String>,
+
+    /// Protocol of the server at --api-url: streamstress, openai-chat (Chat Completions over server-sent events), openai-responses
+    /// (Responses over server-sent events) or openai-responses-ws (Responses over a WebSocket) [default: streamstress]
+    #[arg(long, value_name = "NAME", help_heading = DIALECT)]
+    pub dialect: Option<String>,
+    /// Model to ask [default: none is named; sim with --simulator]
+    #[arg(long, value_name = "NAME", help_heading = DIALECT)]
+    pub model: Option<String>,
+    /// Key that authorizes each call. Set it by its variable, so that it is not in the list of processes
+    #[arg(long, value_name = "KEY", hide_env_values = true, help_heading = DIALECT)]
+    pub api_key: Option<String>,
+    /// Shell command that prints a key: the first one if --api-key is absent, and a new one when the server refuses the present one
+    /// (401, or close code 4004)
+    #[arg(long, value_name = "COMMAND", hide_env_values = true, help_heading = DIALECT)]
+    pub token_command: Option<String>,
+    /// Text of every question, instead of --prompts
+    #[arg(long, value_name = "TEXT", help_heading = DIALECT)]
+    pub prompt: Option<String>,
+    /// Upper limit of the tokens of each answer, 1 to 1000000 [default: that of --answer-tokens or the trace, if there is one]
+    #[arg(long, value_name = "N", help_heading = DIALECT)]
+    pub max_tokens: Option<i64>,
+    /// Let the server keep each answer, and resume lost streams; for openai-responses
+    #[arg(long, help_heading = DIALECT)]
+    pub background: bool,
+    /// The server is the simulator of this project: tell it which answers to play, and ask for numbers and times of tokens
+    /// [default: no, yes with --embedded or without --api-url]
+    #[arg(long, help_heading = DIALECT)]
+    pub simulator: bool,
 
     /// Tokens per answer, a number or a distribution as in --think-time [default: the server's]
     #[arg(long, alias = "tokens", value_name = "N", value_parser = Distribution::parser(Unit::None), help_heading = ANSWERS)]

@@ -108,7 +108,14 @@ impl Config {
 /// Returns the settings of the target: nothing secret in it.
 fn target(target: &Target) -> serde_json::Value {
     let texts = |addresses: &[Address]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let foreign = target.foreign.as_ref();
     serde_json::json!({
+        "dialect": foreign.map_or("streamstress", |foreign| foreign.dialect.name()),
+        "model_asked": foreign.map(|foreign| &foreign.model),
+        "max_tokens": foreign.and_then(|foreign| foreign.max_tokens),
+        "background": foreign.map(|foreign| foreign.background),
+        "simulator": foreign.map(|foreign| foreign.is_simulator),
+        "api_key": foreign.and_then(|foreign| foreign.api_key.as_ref()).map(|_| "redacted"),
         "api_url": target.api.to_string(),
         "more_api_urls": texts(&target.more_api),
         "wsproxy_url": target.ws.to_string(),

@@ -5,6 +5,7 @@ mod addresses;
 mod behaviour;
 mod check;
 mod criteria;
+mod dialect;
 mod division;
 mod faults;
 mod json;
@@ -160,8 +161,10 @@ impl Config {
         let options = RunArgs {
             seed: Some(self.plan.load.seed),
             api_url: vec![target.api.to_string()],
-            wsproxy_url: vec![target.ws.to_string()],
+            wsproxy_url: if target.foreign.is_some() { Vec::new() } else { vec![target.ws.to_string()] },
             auth_token: None,
+            api_key: None,
+            token_command: None,
             headers: Vec::new(),
             ws_path: None,
             generators: None,
@@ -330,6 +333,15 @@ mod tests {
         let config = Config::new(args, 2, 1).unwrap();
         let printed = config.to_json().to_string();
         assert!(!printed.contains("hush"), "{printed}");
+        let foreign = RunArgs {
+            dialect: Some("openai-chat".into()),
+            api_key: Some("hush".into()),
+            token_command: Some("echo hush".into()),
+            ..RunArgs::default()
+        };
+        let config = Config::new(foreign, 2, 1).unwrap();
+        let printed = format!("{} {} {:?}", config.to_json(), config.options(), config.plan.target.foreign);
+        assert!(!printed.contains("hush\"") && printed.contains("openai-chat"), "{printed}");
         let no_urls = RunArgs {
             api_url: vec!["ftp://me:hush@127.0.0.1".into()],
             wsproxy_url: vec!["me:hush@127.0.0.1?token=hush".into(), "ws://me:hush".into()],

@@ -1,7 +1,7 @@
 //! Validates where a run's calls and sockets go: URLs, the socket's path, headers, the token.
 //! Opens no connection and looks up no host.
 
-use super::{addresses, check::Check};
+use super::{addresses, check::Check, dialect};
 use crate::cli::RunArgs;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use plan::Target;
@@ -44,6 +44,7 @@ const FRAMING: [&str; 15] = [
 
 /// Reads the target. Returns `None` if a URL is invalid.
 pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
+    let foreign = dialect::foreign(check, &args);
     let api = urls(check, "--api-url", &args.api_url, "http://127.0.0.1:8080", ["http", "https"]);
     let ws = urls(check, "--wsproxy-url", &args.wsproxy_url, "ws://127.0.0.1:8081", ["ws", "wss"]);
     let is_foreign = args.ws_path.is_some();
@@ -73,7 +74,7 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     }
     // A gateway of somebody else may take the parameter for a part of its own.
     let is_named = is_foreign || !args.wsproxy_url.is_empty();
-    let hops = hops(check, args.hops, is_named, rollup_ms.is_some());
+    let hops = hops(check, args.hops, is_named || foreign.is_some(), rollup_ms.is_some());
     let headers = headers(check, &args.headers);
     if let Some(token) = &args.auth_token
         && HeaderValue::from_str(token).is_err()
@@ -89,8 +90,13 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         Vec::new()
     });
     let ((api, more_api), (ws, more_ws)) = (api?, ws?);
+    // A foreign server is one: calls, streams and sockets have the same URL.
+    let (ws, more_ws) = if foreign.is_some() { (api.clone(), more_api.clone()) } else { (ws, more_ws) };
     let addresses = [&api, &ws].into_iter().chain(&more_api).chain(&more_ws);
-    let secrets = secrets(addresses, &ws_path, &headers, token.as_ref());
+    let mut secrets = secrets(addresses, &ws_path, &headers, token.as_ref());
+    for secret in foreign.iter().flat_map(dialect::secrets) {
+        secrets.add(secret);
+    }
     Some(Target {
         api,
         more_api,
@@ -109,6 +115,7 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
             as usize,
         local_ips,
         allowed_hosts: args.i_am_allowed_to_load_test,
+        foreign,
     })
 }
 

@@ -251,6 +251,10 @@ fn users(check: &mut Check, args: &RunArgs, queries: Option<u32>, seed: u64) -> 
         let prompts = read_prompts(path);
         prompts.map_err(|error| check.error(format!("--prompts {}: {error}", path.display()))).ok()
     });
+    if args.prompt.is_some() && args.prompts.is_some() {
+        check.error("--prompt and --prompts exclude each other: use one of them".into());
+    }
+    let prompts = prompts.or_else(|| Some(vec![args.prompt.clone()?]));
     Users { kinds, prompts: prompts.unwrap_or_default(), seed }
 }
 

@@ -53,7 +53,12 @@ fn filled_in(line: &str, value: &dyn Fn(&str) -> Option<Value>) -> String {
 
 /// Refuses options that a manifest cannot contain.
 fn refuse_what_stays_here(given: &RunArgs) -> Result<(), String> {
-    let secrets = [("--auth-token", given.auth_token.is_some()), ("--header", !given.headers.is_empty())];
+    let secrets = [
+        ("--auth-token", given.auth_token.is_some()),
+        ("--api-key", given.api_key.is_some()),
+        ("--token-command", given.token_command.is_some()),
+        ("--header", !given.headers.is_empty()),
+    ];
     if let Some((flag, _)) = secrets.iter().find(|(_, is_given)| *is_given) {
         return Err(format!(
             "{flag} cannot be printed into a manifest, because it may be secret: leave it out, and add a secret to the manifest"

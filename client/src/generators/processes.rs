@@ -144,7 +144,11 @@ fn options_of(config: &Config, shard: u32, count: u32) -> RunArgs {
 fn target_options(config: &Config) -> RunArgs {
     let target = &config.plan.target;
     let given = config.given.clone();
-    if config.embedded {
+    if let Some(foreign) = &target.foreign {
+        // A generator cannot tell from its URL that the server is the simulator.
+        let api_url = if config.embedded { vec![target.api.base()] } else { given.api_url };
+        RunArgs { api_url, simulator: foreign.is_simulator, ..config.given.clone() }
+    } else if config.embedded {
         RunArgs { api_url: vec![target.api.base()], wsproxy_url: vec![target.ws.base()], ..given }
     } else {
         given

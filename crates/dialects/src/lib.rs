@@ -2,5 +2,11 @@
 //! No sockets, no clock, no runtime.
 
 pub mod chat;
+mod dialect;
+pub mod errors;
+pub mod message;
+pub mod request;
 pub mod responses;
 pub mod sse;
+
+pub use dialect::{Answer, Call, Delivery, Dialect, Transport};

@@ -58,7 +58,7 @@ impl Loss {
     pub const fn code(&self) -> Option<u16> {
         match self.cause {
             LossCause::Closed(code) => Some(code),
-            LossCause::Broken | LossCause::Cut => None,
+            LossCause::Broken | LossCause::Cut | LossCause::Limit => None,
         }
     }
 
@@ -87,6 +87,8 @@ pub struct SocketOpener {
     pub on_attempt: Rc<dyn Fn()>,
     /// The buffer for reads.
     pub buffers: Rc<Buffers>,
+    /// The next reconnect needs a new key of the foreign server.
+    pub renews: bool,
 }
 
 /// The timer after which the client cuts its own socket.
@@ -192,6 +194,41 @@ impl Connection {
         matches!(self.state, State::Up(_))
     }
 
+    const fn is_http(&self) -> bool {
+        matches!(&self.state, State::Up(socket) if socket.is_http())
+    }
+
+    /// Returns the socket if one is open and can take a request.
+    pub fn idle_socket(&mut self) -> Option<&mut Socket> {
+        match &mut self.state {
+            State::Up(socket) if socket.is_idle() => Some(socket),
+            State::Up(_) | State::Down | State::Opening(_) => None,
+        }
+    }
+
+    /// Returns whether a socket is open and can take a request.
+    pub const fn is_idle(&self) -> bool {
+        matches!(&self.state, State::Up(socket) if socket.is_idle())
+    }
+
+    /// Drops the socket, if one is open, without a word.
+    pub fn drop_socket(&mut self) {
+        self.down();
+    }
+
+    /// Makes the next reconnect renew the key of the foreign server: the present one has expired.
+    pub const fn renew_key(&mut self) {
+        self.opener.renews = true;
+    }
+
+    /// Starts to open another socket in place of one that was lost between two answers. Its attempts do not count as those of a reconnect.
+    pub fn replace(&mut self, loss: &Loss, wait: Option<Duration>, backoff: Backoff, limit: Duration) {
+        let opener = SocketOpener { on_attempt: Rc::new(|| {}), ..self.opener.clone() };
+        self.opener.renews = false;
+        let reopening = reopen(opener, loss.describe(), None, wait, backoff, limit, self.last_read);
+        self.state = State::Opening(Box::pin(reopening));
+    }
+
     /// Starts to reconnect after `loss`, resuming after `position`. [`Self::next`] reports the result.
     ///
     /// The first attempt comes after `wait`, or after a backoff if `wait` is `None` or longer than `limit`. A `Retry-After` longer
@@ -205,6 +242,7 @@ impl Connection {
         limit: Duration,
     ) {
         let (opener, why) = (self.opener.clone(), loss.describe());
+        self.opener.renews = false;
         let wait = wait.filter(|&wait| wait <= limit);
         let reopening = reopen(opener, why, position, wait, backoff, limit, self.last_read);
         self.state = State::Opening(Box::pin(reopening));
@@ -261,7 +299,8 @@ impl Connection {
 
     fn was_read(&mut self, read: io::Result<Chunk>) -> ConnectionEvent {
         match read {
-            Ok(chunk) if chunk.bytes().is_empty() => {
+            // The end of the connection may complete an HTTP response, and is passed on.
+            Ok(chunk) if chunk.bytes().is_empty() && !self.is_http() => {
                 self.lost(LossCause::Broken, "the connection ended".into())
             }
             Ok(chunk) => ConnectionEvent::Read(chunk),
@@ -278,6 +317,9 @@ impl Connection {
     ) -> Option<ConnectionEvent> {
         let State::Up(socket) = &mut self.state else { return None };
         match socket.decode(chunk, take) {
+            Ok(None) if chunk.bytes().is_empty() => {
+                Some(self.lost(LossCause::Broken, "the connection ended".into()))
+            }
             Ok(None) => None,
             Ok(Some(close)) => {
                 // Sends the reply to the close frame, if the socket accepts it at once. Nothing waits for it.
@@ -328,10 +370,13 @@ async fn due(cuts: &mut Option<CutTimer>) {
 
 /// Opens a socket that does not resume.
 async fn open(mut opener: SocketOpener, mut backoff: Backoff, limit: Duration, last_read: u64) -> OpenResult {
+    let mut key = KeyRenewal::default();
     loop {
         let started = Instant::now();
+        key.before(&opener).await.map_err(|message| failed_renewal(FailureKind::Connect, message))?;
         match opener.connector.open(opener.session, &opener.token, None, last_read, opener.dial).await {
             Ok(opened) => return Ok(took(opened, started)),
+            Err(error) if key.was_refused(&opener, &error) => {}
             Err(error) => {
                 opener.dial.use_next_endpoint();
                 let error = within(limit, error);
@@ -357,6 +402,7 @@ async fn reopen(
     let mut last = None;
     let mut wait = wait;
     let mut requested = None;
+    let mut key = KeyRenewal { is_due: opener.renews, ..KeyRenewal::default() };
     loop {
         // Drawn even if `wait` replaces it: each attempt counts against the limit of attempts.
         let drawn = backoff.next(requested);
@@ -369,10 +415,12 @@ async fn reopen(
         };
         tokio::time::sleep(delay).await;
         (opener.on_attempt)();
+        key.before(&opener).await.map_err(|message| failed_renewal(FailureKind::Reconnect, message))?;
         let started = Instant::now();
         let opening = opener.connector.open(opener.session, &opener.token, position, last_read, opener.dial);
         match opening.await {
             Ok(opened) => return Ok(took(opened, started)),
+            Err(error) if key.was_refused(&opener, &error) => wait = Some(Duration::ZERO),
             Err(error) => {
                 opener.dial.use_next_endpoint();
                 let error = within(limit, error);
@@ -385,6 +433,40 @@ async fn reopen(
             }
         }
     }
+}
+
+/// The renewal of a foreign server's key while a socket is opened: once, if the server refuses the present one.
+#[derive(Default)]
+struct KeyRenewal {
+    is_due: bool,
+    is_done: bool,
+    /// The renewal whose key was refused.
+    refused: u64,
+}
+
+impl KeyRenewal {
+    /// Renews the key before an attempt if that is due.
+    async fn before(&mut self, opener: &SocketOpener) -> Result<(), String> {
+        let credentials = opener.connector.credentials();
+        if std::mem::take(&mut self.is_due) && credentials.can_renew() {
+            self.is_done = true;
+            let refused = if self.refused == 0 { credentials.key().1 } else { self.refused };
+            credentials.renew(refused).await?;
+        }
+        self.refused = credentials.key().1;
+        Ok(())
+    }
+
+    /// Returns whether the key was refused and can be renewed for another attempt.
+    fn was_refused(&mut self, opener: &SocketOpener, error: &OpenError) -> bool {
+        self.is_due =
+            error.status == Some(401) && opener.connector.credentials().can_renew() && !self.is_done;
+        self.is_due
+    }
+}
+
+fn failed_renewal(kind: FailureKind, message: String) -> Failure {
+    Failure { kind, code: Some(401), message }
 }
 
 /// Makes the error final if the gateway asks to wait for longer than `limit`.

@@ -3,13 +3,17 @@
 
 use crate::{
     backoff::{is_retryable, retry_after},
+    credentials::Credentials,
     endpoint::{DialOptions, Endpoint, no_address},
     event_loop,
     explain::{self, TransportError, describe},
-    socket::{Arrival, Socket, Transport},
+    frames::Frames,
+    http_stream::HttpStream,
+    socket::{Arrival, Framing, Socket, Transport},
     tcp,
 };
 use bytes::Bytes;
+use dialects::{Dialect, Transport as Carrier};
 use futures_util::{FutureExt, future::join_all};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -42,6 +46,10 @@ const LONGEST_REFUSAL: usize = 16 << 10;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Upper limit in bytes of a boot id, which is a UUID.
 const LONGEST_BOOT_ID: usize = 64;
+/// The header in which the simulator names its host's boot id to clients of foreign dialects.
+pub(crate) const FOREIGN_BOOT_ID: &str = "x-boot-id";
+/// The name of this program in its calls to a foreign server.
+const USER_AGENT: &str = concat!("streamstress/", env!("CARGO_PKG_VERSION"));
 /// The characters that are not escaped in a path or a query.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -73,6 +81,8 @@ struct Connected<'a> {
     /// The part of the time to connect that the generator itself may have caused, at most.
     slack: Duration,
     endpoint: &'a Endpoint,
+    /// The number of the endpoint.
+    number: usize,
 }
 
 /// Opens sockets to the gateway.
@@ -84,6 +94,9 @@ pub struct Connector {
     token: Option<Secret>,
     secrets: Secrets,
     local_ips: Vec<IpAddr>,
+    /// The foreign dialect, if the target speaks one.
+    dialect: Option<Dialect>,
+    credentials: Credentials,
     /// Keeps the kernel's receive timestamps enabled while the connector exists.
     _stamping: Option<std::net::UdpSocket>,
 }
@@ -111,6 +124,8 @@ impl Connector {
             token: target.token.clone(),
             secrets: target.secrets.clone(),
             local_ips: target.local_ips.clone(),
+            dialect: target.foreign.as_ref().map(|foreign| foreign.dialect),
+            credentials: Credentials::new(target.foreign.as_ref()),
             _stamping: tcp::keep_stamping(),
         })
     }
@@ -119,6 +134,22 @@ impl Connector {
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// The key of a foreign server.
+    #[must_use]
+    pub const fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Returns `text` with every secret replaced, the present key among them.
+    #[must_use]
+    pub fn hide(&self, text: &str) -> String {
+        let mut secrets = self.secrets.clone();
+        if let (Some(key), _) = self.credentials.key() {
+            secrets.add(key.reveal());
+        }
+        secrets.hide(text)
     }
 
     /// Where the sockets of session `index` come from.
@@ -159,8 +190,20 @@ impl Connector {
         dial: DialOptions,
     ) -> Result<Opened, OpenError> {
         let deadline = Instant::now() + OPEN_TIMEOUT;
-        let Connected { transport, slack, endpoint } = self.connect(dial, deadline).await?;
-        let request = self.request(endpoint, session, token, resume).map_err(|error| OpenError {
+        let Connected { transport, slack, endpoint, number } = self.connect(dial, deadline).await?;
+        if self.dialect.is_some_and(|dialect| dialect.transport() == Carrier::Sse) {
+            // The first request opens its stream. Until then there is nothing to wait for.
+            let at = Instant::now();
+            let framing = Framing::Http(HttpStream::default());
+            let socket =
+                Socket::new(transport, framing, number, Bytes::new(), None, Arrival::exact(at, last_read));
+            return Ok(Opened { socket, at, slack });
+        }
+        let request = match self.dialect {
+            Some(dialect) => self.upgrade_of(endpoint, dialect),
+            None => self.request(endpoint, session, token, resume),
+        };
+        let request = request.map_err(|error| OpenError {
             status: None,
             message: format!("cannot open {}: {error}", endpoint.base),
             retry_after: None,
@@ -177,12 +220,9 @@ impl Connector {
         let arrived = transport.tcp().arrived();
         let at = arrived.map_or_else(Instant::now, |arrived| arrived.at);
         let slack = slack + arrived.map_or(Duration::ZERO, |arrived| arrived.slack);
-        let socket = Socket::new(transport, early, boot_id, Arrival::exact(at, last_read));
+        let framing = Framing::WebSocket(Frames::default());
+        let socket = Socket::new(transport, framing, number, early, boot_id, Arrival::exact(at, last_read));
         Ok(Opened { socket, at, slack })
-    }
-
-    fn endpoint(&self, number: u64) -> &Endpoint {
-        &self.endpoints[(number % self.endpoints.len() as u64) as usize]
     }
 
     /// Checks that every endpoint accepts connections from the address `from` and has a trusted certificate. Takes 5 s at most.
@@ -225,7 +265,8 @@ impl Connector {
         let count = self.endpoints.len() as u64;
         let mut failed: Option<OpenError> = None;
         for step in 0..count {
-            let endpoint = self.endpoint(dial.endpoint.wrapping_add(step));
+            let number = (dial.endpoint.wrapping_add(step) % count) as usize;
+            let endpoint = &self.endpoints[number];
             let started = Instant::now();
             let is_last = step + 1 == count;
             let limit = if is_last { deadline } else { deadline.min(started + CONNECT_TIMEOUT) };
@@ -233,7 +274,7 @@ impl Connector {
             match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(connected) => {
                     endpoint.counts.connected();
-                    return Ok(connected);
+                    return Ok(Connected { number, ..connected });
                 }
                 Err(error) => {
                     endpoint.counts.failed(started);
@@ -256,17 +297,7 @@ impl Connector {
         let path = self.path.replace("{session}", &session.to_string());
         let is_in_path = path.contains("{token}");
         let escaped = utf8_percent_encode(token.reveal(), UNRESERVED).to_string();
-        let mut request = Request::get(endpoint.address.join(&path.replace("{token}", &escaped)))
-            .header(header::HOST, endpoint.host.clone())
-            .header(header::CONNECTION, "Upgrade")
-            .header(header::UPGRADE, "websocket")
-            .header(header::SEC_WEBSOCKET_VERSION, "13")
-            .header(header::SEC_WEBSOCKET_KEY, generate_key());
-        let secret = |text: String| {
-            let mut value = HeaderValue::from_str(&text)?;
-            value.set_sensitive(true);
-            Ok::<_, http::Error>(value)
-        };
+        let mut request = upgrade_request(endpoint, &path.replace("{token}", &escaped));
         let token = token.reveal();
         match endpoint.address.authorization() {
             // The URL's user and password need the Authorization header, so that the token goes into the subprotocol, as
@@ -291,6 +322,89 @@ impl Connector {
         replace_headers(request.headers_mut(), &self.headers);
         Ok(request)
     }
+
+    /// Returns the upgrade to the WebSocket of a foreign dialect.
+    fn upgrade_of(
+        &self,
+        endpoint: &Endpoint,
+        dialect: Dialect,
+    ) -> Result<Request<Empty<Bytes>>, http::Error> {
+        let mut request =
+            upgrade_request(endpoint, dialect.path(endpoint.address.prefix())).body(Empty::new())?;
+        self.authorize(endpoint, request.headers_mut())?;
+        Ok(request)
+    }
+
+    /// Adds the key, and the headers that the user gave.
+    fn authorize(&self, endpoint: &Endpoint, headers: &mut HeaderMap) -> Result<(), http::Error> {
+        if let (Some(key), _) = self.credentials.key() {
+            headers.insert(header::AUTHORIZATION, secret(format!("Bearer {}", key.reveal()))?);
+        } else if let Some(basic) = endpoint.address.authorization() {
+            headers.insert(header::AUTHORIZATION, basic.clone());
+        }
+        replace_headers(headers, &self.headers);
+        Ok(())
+    }
+
+    /// Returns the bytes of an HTTP call to `path`, over a connection to the endpoint of this number.
+    ///
+    /// # Errors
+    /// The key or a header cannot be sent.
+    pub(crate) fn call(
+        &self,
+        number: usize,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> Result<Vec<u8>, http::Error> {
+        let endpoint = &self.endpoints[number];
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, endpoint.host.clone());
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if body.is_some() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        self.authorize(endpoint, &mut headers)?;
+        headers.insert(header::CONTENT_LENGTH, body.map_or(0, str::len).into());
+        let mut bytes = format!("{method} {} HTTP/1.1\r\n", endpoint.address.join(path)).into_bytes();
+        for (name, value) in &headers {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body.unwrap_or_default().as_bytes());
+        Ok(bytes)
+    }
+
+    /// Returns the URL of a call for messages: without a query, which may hold a secret.
+    pub(crate) fn url(&self, number: usize, path: &str) -> String {
+        format!("{}{}", self.endpoints[number].base, path.split('?').next().unwrap_or_default())
+    }
+
+    /// Returns the path of a question in the target's dialect at the endpoint of this number.
+    pub(crate) fn path_of(&self, number: usize, dialect: Dialect) -> &'static str {
+        dialect.path(self.endpoints[number].address.prefix())
+    }
+}
+
+/// Returns a header's value that is not shown in messages.
+fn secret(text: String) -> Result<HeaderValue, http::Error> {
+    let mut value = HeaderValue::try_from(text)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Returns the request that upgrades a connection, without authorization.
+fn upgrade_request(endpoint: &Endpoint, path: &str) -> http::request::Builder {
+    Request::get(endpoint.address.join(path))
+        .header(header::HOST, endpoint.host.clone())
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, generate_key())
 }
 
 /// Returns the socket's path and query, with `{session}` and perhaps `{token}`.
@@ -320,7 +434,7 @@ async fn connect_to(endpoint: &Endpoint, dial: DialOptions) -> io::Result<Connec
     if transport.is_tls() {
         slack += event_loop::unseen(Instant::now());
     }
-    Ok(Connected { transport, slack, endpoint })
+    Ok(Connected { transport, slack, endpoint, number: 0 })
 }
 
 /// Upgrades the connection to a WebSocket.
@@ -359,7 +473,7 @@ async fn upgrade(
 
 /// Returns the boot id of the gateway's host. A text that is too long to be one is ignored.
 fn boot_id(headers: &HeaderMap) -> Option<Box<str>> {
-    let id = headers.get(BOOT_ID_HEADER)?.to_str().ok()?;
+    let id = headers.get(BOOT_ID_HEADER).or_else(|| headers.get(FOREIGN_BOOT_ID))?.to_str().ok()?;
     (id.len() <= LONGEST_BOOT_ID).then(|| id.into())
 }
 

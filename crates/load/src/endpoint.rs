@@ -95,7 +95,7 @@ impl Endpoint {
         let (url, bare) = (address.url(), bare_host(address.url()));
         let name =
             || ServerName::try_from(bare.to_owned()).with_context(|| format!("{bare} is not a server name"));
-        let is_secure = url.scheme() == "wss";
+        let is_secure = matches!(url.scheme(), "wss" | "https");
         Ok(Self {
             addresses,
             tls: if is_secure { Some((TlsConnector::from(Arc::clone(tls)), name()?)) } else { None },

@@ -234,6 +234,26 @@ pub fn encode_close(out: &mut Vec<u8>, code: Option<u16>) {
     }
 }
 
+/// Appends a text message to `out`.
+pub fn encode_text(out: &mut Vec<u8>, text: &[u8]) {
+    let mask: [u8; 4] = rand::rng().random();
+    out.push(FINAL | opcode::TEXT);
+    #[allow(clippy::cast_possible_truncation, reason = "each length fits the bytes that are chosen for it")]
+    match text.len() {
+        short @ ..126 => out.push(MASKED | short as u8),
+        middle @ ..0x1_0000 => {
+            out.push(MASKED | 126);
+            out.extend((middle as u16).to_be_bytes());
+        }
+        long => {
+            out.push(MASKED | 127);
+            out.extend((long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&mask);
+    out.extend(text.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+}
+
 /// Appends a control frame to `out`. It is masked, as all frames of a client must be.
 fn control(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     let payload = &payload[..payload.len().min(MAX_CONTROL_PAYLOAD)];

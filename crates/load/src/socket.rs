@@ -1,7 +1,10 @@
-//! One open WebSocket. Reads it, decodes its messages with their arrival times, and answers pings and close frames.
+//! One open WebSocket, or one HTTP connection for streams of events. Reads it, decodes its messages with their arrival times, and answers
+//! pings and close frames.
 
 use crate::{
+    event_loop,
     frames::{self, BadFrame, Frames, Message},
+    http_stream::{BadHttp, HttpStream, StreamPart},
     tcp::Tcp,
 };
 use bytes::{Buf, Bytes};
@@ -91,6 +94,27 @@ pub enum DataMessage<'a> {
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
+    /// A part of an HTTP response.
+    Http(StreamPart<'a>),
+}
+
+/// What the bytes of a socket mean.
+#[derive(Debug)]
+pub(crate) enum Framing {
+    /// WebSocket frames.
+    WebSocket(Frames),
+    /// HTTP responses. The connection carries one request after another.
+    Http(HttpStream),
+}
+
+/// A violation of the protocol by the server. Nothing more can be read from the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages describe the variants")]
+pub enum Violation {
+    #[error(transparent)]
+    Frame(#[from] BadFrame),
+    #[error(transparent)]
+    Http(#[from] BadHttp),
 }
 
 /// The gateway's close frame.
@@ -106,7 +130,11 @@ pub struct CloseFrame {
 #[derive(Debug)]
 pub struct Socket {
     transport: Transport,
-    frames: Frames,
+    framing: Framing,
+    /// The number of the endpoint that it is connected to.
+    endpoint: usize,
+    /// How many requests were sent over it.
+    requests: u64,
     /// The bytes that followed the response to the upgrade.
     early: Bytes,
     /// The boot id of the gateway's host, if the response to the upgrade named it and it was not taken.
@@ -122,9 +150,69 @@ pub struct Socket {
 impl Socket {
     /// Creates a socket over `transport`. `early` are the bytes that followed the response to the upgrade. Read numbers continue
     /// after that of `last`.
-    pub(crate) fn new(transport: Transport, early: Bytes, boot_id: Option<Box<str>>, last: Arrival) -> Self {
-        let (frames, unsent) = Default::default();
-        Self { transport, frames, early, boot_id, unsent, unflushed: false, close_sent: false, last }
+    pub(crate) fn new(
+        transport: Transport,
+        framing: Framing,
+        endpoint: usize,
+        early: Bytes,
+        boot_id: Option<Box<str>>,
+        last: Arrival,
+    ) -> Self {
+        let unsent = Vec::new();
+        let (unflushed, close_sent) = (false, false);
+        Self {
+            transport,
+            framing,
+            endpoint,
+            requests: 0,
+            early,
+            boot_id,
+            unsent,
+            unflushed,
+            close_sent,
+            last,
+        }
+    }
+
+    /// Returns the number of the endpoint that the socket is connected to.
+    #[must_use]
+    pub const fn endpoint(&self) -> usize {
+        self.endpoint
+    }
+
+    /// Returns whether a request was sent over the socket.
+    #[must_use]
+    pub const fn is_used(&self) -> bool {
+        self.requests > 0
+    }
+
+    /// Returns whether the socket carries HTTP requests.
+    #[must_use]
+    pub const fn is_http(&self) -> bool {
+        matches!(self.framing, Framing::Http(_))
+    }
+
+    /// Returns whether a request can be sent: always over a WebSocket, and over HTTP if no response is awaited.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        match &self.framing {
+            Framing::WebSocket(_) => true,
+            Framing::Http(stream) => stream.is_idle(),
+        }
+    }
+
+    /// Sends an HTTP request, or the text message `request` over a WebSocket. What the transport does not accept at once follows with the
+    /// next reads.
+    pub fn send(&mut self, request: &[u8]) {
+        self.requests += 1;
+        match &mut self.framing {
+            Framing::WebSocket(_) => frames::encode_text(&mut self.unsent, request),
+            Framing::Http(stream) => {
+                stream.await_response();
+                self.unsent.extend_from_slice(request);
+            }
+        }
+        self.send_now();
     }
 
     /// Takes the boot id of the gateway's host, if the gateway named it.
@@ -173,6 +261,12 @@ impl Socket {
             );
             // The previous read emptied the socket, so that these bytes arrived after it.
             chunk.spread = slack.max(at.saturating_duration_since(before.at));
+            if self.is_http() && !full {
+                // One write of a server often holds the last token, the usage and the end. The loop would have seen earlier bytes earlier.
+                let now = Instant::now();
+                let unseen = event_loop::unseen(now).saturating_sub(now.saturating_duration_since(at));
+                chunk.spread = slack.max(chunk.spread.min(unseen));
+            }
             let slack = if full { chunk.spread } else { slack };
             self.last = Arrival { at, slack, read: before.read + 1 };
         }
@@ -199,12 +293,23 @@ impl Socket {
         &mut self,
         chunk: &Chunk,
         mut take: impl FnMut(DataMessage<'_>, Arrival),
-    ) -> Result<Option<CloseFrame>, BadFrame> {
-        let Self { frames, unsent, close_sent, last, .. } = self;
+    ) -> Result<Option<CloseFrame>, Violation> {
+        let Self { framing, unsent, close_sent, last, .. } = self;
         // Only a message that ends with the last byte is known to have arrived with it.
         let (end, inside) = (*last, Arrival { slack: chunk.spread, ..*last });
         let arrival = |is_end| if is_end { end } else { inside };
         let mut close = None;
+        let frames = match framing {
+            Framing::WebSocket(frames) => frames,
+            Framing::Http(stream) if chunk.bytes().is_empty() => {
+                stream.finish(|part, is_end| take(DataMessage::Http(part), arrival(is_end)))?;
+                return Ok(None);
+            }
+            Framing::Http(stream) => {
+                stream.feed(chunk.bytes(), |part, is_end| take(DataMessage::Http(part), arrival(is_end)))?;
+                return Ok(None);
+            }
+        };
         frames.feed(chunk.bytes(), |message, is_end| match message {
             Message::Text(text) => take(DataMessage::Text(text), arrival(is_end)),
             Message::Binary(bytes) => take(DataMessage::Binary(bytes), arrival(is_end)),
@@ -230,6 +335,9 @@ impl Socket {
     /// # Errors
     /// The connection broke.
     pub async fn send_close(&mut self) -> io::Result<()> {
+        if self.is_http() {
+            return Ok(());
+        }
         if !std::mem::replace(&mut self.close_sent, true) {
             frames::encode_close(&mut self.unsent, None);
         }

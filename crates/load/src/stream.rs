@@ -163,6 +163,19 @@ impl Stream {
         Some(TokenIntervals { itl, is_frame_gap: true, ..gaps })
     }
 
+    /// Adds event `seq` of a dialect that numbers every event, if it is neither a token nor a terminator. Returns false if it arrived
+    /// before.
+    pub fn other(&mut self, seq: u64, arrival: Arrival) -> bool {
+        if self.ledger.observe_other(seq, None) == Observation::Duplicate {
+            return false;
+        }
+        self.after_terminator += u64::from(self.is_behind_terminator(seq));
+        let before = self.last_event.replace(arrival.at);
+        self.longest_gap =
+            self.longest_gap.max(before.map(|before| arrival.at.saturating_duration_since(before)));
+        true
+    }
+
     /// Returns the number of events that arrived out of order, and the number of events after the terminator.
     #[must_use]
     pub const fn out_of_place(&self) -> (u64, u64) {

@@ -54,6 +54,8 @@ pub enum Metric {
     HopGateway,
     /// A sampled token's time in the network: received − passed to the socket.
     HopNetwork,
+    /// First text of the model's reasoning − request sent, in a foreign dialect.
+    TtftReasoning,
 }
 
 impl Metric {
@@ -61,7 +63,7 @@ impl Metric {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All metrics, in the order of the outputs.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Queue,
         Self::Ttft,
         Self::TtftSched,
@@ -86,6 +88,7 @@ impl Metric {
         Self::HopBus,
         Self::HopGateway,
         Self::HopNetwork,
+        Self::TtftReasoning,
     ];
 
     /// The primary latencies: each sample has bounds, and each figure is trusted or not.
@@ -146,6 +149,7 @@ impl Metric {
             Self::HopBus => "hop_bus",
             Self::HopGateway => "hop_gateway",
             Self::HopNetwork => "hop_network",
+            Self::TtftReasoning => "ttft_reasoning",
         }
     }
 }

@@ -61,7 +61,7 @@ impl QueryTimes {
 /// Returns (last token − first token) / (N − 1) in nanoseconds, or `None` for fewer than two tokens.
 pub fn tpot_ns(query: &QueryRecord) -> Option<i64> {
     let (first, last) = query.first_token.zip(query.last_token)?;
-    let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
+    let gaps = i64::try_from(query.answer_tokens()).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
     Some((nanos(last) - nanos(first)) / gaps)
 }
 

@@ -163,6 +163,12 @@ pub struct QueryRecord {
     pub ideal_e2el: Option<Duration>,
     /// First failure.
     pub failure: Option<Failure>,
+    /// Tokens of the answer, without reasoning, as the server of a foreign dialect counted them. `None` if it did not.
+    pub tokens_reported: Option<u64>,
+    /// Events with text of the model's reasoning. They are not tokens of the answer.
+    pub reasoning_events: u64,
+    /// Arrival of the first of these events.
+    pub first_reasoning: Option<Moment>,
 }
 
 impl QueryRecord {
@@ -219,7 +225,16 @@ impl QueryRecord {
             ideal_ttft: None,
             ideal_e2el: None,
             failure: None,
+            tokens_reported: None,
+            reasoning_events: 0,
+            first_reasoning: None,
         }
+    }
+
+    /// Returns the number of tokens that arrived: as the server counts them if it packs several into one event, else the number of events.
+    #[must_use]
+    pub fn answer_tokens(&self) -> u64 {
+        self.tally.tokens_received.max(self.tokens_reported.unwrap_or(0))
     }
 
     /// Returns how late the generator sent the query. Leaves out the time during which the socket was down.
@@ -271,6 +286,8 @@ pub enum LossCause {
     Broken,
     /// The client cut it itself.
     Cut,
+    /// The server ends connections of its age. The client opened another one, as planned.
+    Limit,
 }
 
 /// A reconnect: the loss of a socket and the opening of the next one.

@@ -245,6 +245,13 @@ impl Recorder {
         let (first, done) = (&query.first_uncertainty, &query.done_uncertainty);
         let ttft = record(Metric::Ttft, query.first_token, query.sent, first, Duration::ZERO);
         record(Metric::TtftSched, query.first_token, scheduled, first, own_lag);
+        record(
+            Metric::TtftReasoning,
+            query.first_reasoning,
+            query.sent,
+            &Uncertainty::default(),
+            Duration::ZERO,
+        );
         let e2el = record(Metric::E2el, query.done, query.sent, done, Duration::ZERO);
         record(Metric::E2elSched, query.done, scheduled, done, own_lag);
         if let Some(tpot) = tpot(query) {
@@ -289,7 +296,7 @@ impl Drop for Recorder {
 
 /// Returns `tpot` with its bounds: the first and the last token may both have arrived earlier.
 fn tpot(query: &QueryRecord) -> Option<BoundedSample> {
-    let gaps = i64::try_from(query.tally.tokens_received).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
+    let gaps = i64::try_from(query.answer_tokens()).ok()?.checked_sub(1).filter(|&gaps| gaps > 0)?;
     let (value, first, last) = (tpot_ns(query)?, &query.first_uncertainty, &query.last_uncertainty);
     Some(BoundedSample {
         value,

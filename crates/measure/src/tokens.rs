@@ -38,6 +38,12 @@ pub struct TokenCounts {
     pub rolled: u64,
     /// Announced tokens that had not arrived yet when the run ended.
     pub cut_off: u64,
+    /// Tokens as the servers of foreign dialects counted them, of the answers for which they did.
+    pub reported: u64,
+    /// Events with text in those answers. A server may pack several tokens into one event.
+    pub reported_events: u64,
+    /// Events with text of a model's reasoning.
+    pub reasoning: u64,
     /// Tokens and terminators received at least once.
     pub events_received: u64,
     /// Lost tokens and terminators.
@@ -66,6 +72,11 @@ impl TokenCounts {
         self.events_received = self.events_received.saturating_add(tally.events_received);
         self.events_duplicated = self.events_duplicated.saturating_add(tally.events_duplicated);
         self.events_reordered = self.events_reordered.saturating_add(tally.events_reordered);
+        self.reasoning = self.reasoning.saturating_add(query.reasoning_events);
+        if let Some(reported) = query.tokens_reported {
+            self.reported = self.reported.saturating_add(reported);
+            self.reported_events = self.reported_events.saturating_add(tally.tokens_received);
+        }
         let Some(expected) = query.tokens_expected else {
             self.unverified = self.unverified.saturating_add(tally.tokens_received);
             return;
@@ -107,6 +118,9 @@ impl TokenCounts {
             (&mut self.frames_rolled, other.frames_rolled),
             (&mut self.rolled, other.rolled),
             (&mut self.cut_off, other.cut_off),
+            (&mut self.reported, other.reported),
+            (&mut self.reported_events, other.reported_events),
+            (&mut self.reasoning, other.reasoning),
             (&mut self.events_received, other.events_received),
             (&mut self.events_lost, other.events_lost),
             (&mut self.events_duplicated, other.events_duplicated),

@@ -17,5 +17,5 @@ pub use live::LiveSchedule;
 pub use plan::Plan;
 pub use shard::{InvalidShard, MAX_GENERATORS, Shard};
 pub use stop::Stop;
-pub use target::{Reconnect, Target};
+pub use target::{Foreign, Reconnect, Target};
 pub use workload::{Behaviour, Load, PlannedFault, PlannedFaults, ReadingPause, Selection};

@@ -1,5 +1,6 @@
 //! Where the load goes, and how a lost connection is opened again.
 
+use dialects::Dialect;
 use http::HeaderMap;
 use settings::{
     address::Address,
@@ -47,6 +48,27 @@ pub struct Target {
     pub local_ips: Vec<IpAddr>,
     /// Hosts other than this machine that the user allowed to test.
     pub allowed_hosts: Vec<String>,
+    /// How to talk to a server of a foreign dialect. `None`: the target speaks the project's own contract.
+    pub foreign: Option<Foreign>,
+}
+
+/// A server of a foreign dialect. Its URL is [`Target::ws`], also if the dialect uses no WebSocket.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    /// The dialect.
+    pub dialect: Dialect,
+    /// The model to ask. Empty: the server chooses.
+    pub model: String,
+    /// The key that authorizes each call.
+    pub api_key: Option<Secret>,
+    /// A command that prints a new key, for when the server refuses the present one. It may contain a password.
+    pub token_command: Option<Secret>,
+    /// Upper limit of the tokens of an answer. `None`: that which a question asks for.
+    pub max_tokens: Option<u32>,
+    /// The server should keep answers, so that lost streams can be resumed.
+    pub background: bool,
+    /// The server is the project's own simulator, which is told what to play.
+    pub is_simulator: bool,
 }
 
 /// How a lost connection is opened again.

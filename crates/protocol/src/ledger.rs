@@ -97,6 +97,8 @@ pub struct Ledger {
     last_sent_us: Option<u64>,
     missing: Vec<MissingRange>,
     counts: EventCounts,
+    /// Numbered events that are neither tokens nor terminators.
+    others: u64,
     terminator: Option<(u64, Kind)>,
 }
 
@@ -107,6 +109,7 @@ impl Default for Ledger {
             last_sent_us: None,
             missing: Vec::new(),
             counts: EventCounts::default(),
+            others: 0,
             terminator: None,
         }
     }
@@ -115,7 +118,27 @@ impl Default for Ledger {
 impl Ledger {
     /// Takes the arrival of event `seq`, at least 1. Fences (`seq` 0) belong to no query: do not pass them.
     pub fn observe(&mut self, seq: u64, kind: Kind, sent_us: Option<u64>) -> Observation {
-        let token = u64::from(!kind.is_terminator());
+        let observation = self.place(seq, u64::from(!kind.is_terminator()), sent_us);
+        if observation != Observation::Duplicate && kind.is_terminator() {
+            self.terminator.get_or_insert((seq, kind));
+        }
+        observation
+    }
+
+    /// Takes the arrival of event `seq`, at least 1, that is neither a token nor a terminator, in a dialect that numbers every event.
+    pub fn observe_other(&mut self, seq: u64, sent_us: Option<u64>) -> Observation {
+        let observation = self.place(seq, 0, sent_us);
+        self.others += u64::from(observation != Observation::Duplicate);
+        observation
+    }
+
+    /// Returns the number of events that arrived and are neither tokens nor terminators.
+    #[must_use]
+    pub const fn others(&self) -> u64 {
+        self.others
+    }
+
+    fn place(&mut self, seq: u64, token: u64, sent_us: Option<u64>) -> Observation {
         let observation = if seq >= self.next {
             let skipped = seq - self.next;
             if skipped > 0 {
@@ -140,9 +163,6 @@ impl Ledger {
         };
         self.counts.tokens_received += token;
         self.counts.events_received += 1;
-        if kind.is_terminator() {
-            self.terminator.get_or_insert((seq, kind));
-        }
         observation
     }
 
@@ -298,6 +318,20 @@ mod tests {
         let counts = ledger.counts(4, ExpectedRange::Announced);
         assert_eq!((counts.tokens_reordered, counts.tokens_duplicated, counts.tokens_lost), (2, 1, 0));
         assert_eq!((counts.events_duplicated, counts.events_received), (2, 5));
+    }
+
+    #[test]
+    fn other_events_have_positions_and_are_no_tokens() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.observe_other(1, None), Observation::InOrder);
+        assert_eq!(ledger.observe(2, Kind::Token, None), Observation::InOrder);
+        assert_eq!(ledger.observe_other(4, None), Observation::Ahead { skipped: 1 });
+        assert_eq!(ledger.observe_other(4, None), Observation::Duplicate);
+        ledger.observe(5, Kind::Done, None);
+        let counts = ledger.counts(ledger.last_token(), ExpectedRange::Announced);
+        assert_eq!((counts.tokens_received, counts.events_received, ledger.others()), (1, 4, 2));
+        assert_eq!((counts.tokens_lost, counts.events_duplicated, counts.tokens_duplicated), (1, 1, 0));
+        assert_eq!(counts.tokens_unannounced, 0);
     }
 
     #[test]

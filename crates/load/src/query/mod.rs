@@ -26,6 +26,20 @@ const LONGEST_CODE: usize = 64;
 /// Longer ideal durations are ignored as errors of the server.
 const LONGEST_IDEAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// The error code of a stream that ended without a terminator.
+const TRUNCATED: &str = "truncated";
+
+/// What a foreign dialect tells besides its tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stated {
+    /// Tokens of the answer as the server counts them.
+    pub tokens: Option<u64>,
+    /// Events with text of the model's reasoning.
+    pub reasoning: u64,
+    /// Arrival of the first of them.
+    pub first_reasoning: Option<Instant>,
+}
+
 /// How a query ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -96,6 +110,8 @@ pub struct Query {
     pub last_loss: Option<String>,
     /// The first failure.
     pub failure: Option<Failure>,
+    /// What a foreign dialect tells besides its tokens.
+    pub stated: Stated,
     streams: Vec<Stream>,
     /// The code of the error event with which a later claim ended the query.
     ended_with: Option<String>,
@@ -122,6 +138,7 @@ impl Query {
             waits_for_socket: true,
             last_loss: None,
             failure: None,
+            stated: Stated::default(),
             streams: Vec::new(),
             ended_with: None,
             floor,
@@ -163,6 +180,48 @@ impl Query {
             self.streams[index].first_frame.get_or_insert_with(|| excerpt(frame.as_bytes()).into());
         }
         self.add(index, event, frame, arrival, stall_limit, excused)
+    }
+
+    /// Adds an event of a dialect that numbers every event, if it is neither a token nor a terminator.
+    pub fn other(&mut self, position: Position, frame: &str, arrival: Arrival) {
+        let Some(index) = self.stream(position.generation) else { return };
+        let stream = &mut self.streams[index];
+        let before = stream.out_of_place();
+        if !stream.other(position.seq, arrival) {
+            self.defects.show(Defect::Duplicated, frame.as_bytes());
+            self.samples.give_up();
+            return;
+        }
+        let after = stream.out_of_place();
+        if after != before {
+            let defect = if after.0 > before.0 { Defect::Reordered } else { Defect::AfterTerminator };
+            self.defects.show(defect, frame.as_bytes());
+            self.samples.give_up();
+        }
+    }
+
+    /// Notes whether the server's own copy of the text is the one that was received.
+    pub fn compared(&mut self, is_equal: bool, frame: &str) {
+        let Some(newest) = self.streams.iter_mut().max_by_key(|stream| stream.generation) else { return };
+        newest.contents.settle(is_equal);
+        if !is_equal {
+            self.defects.show(Defect::Corrupt, frame.as_bytes());
+            self.samples.give_up();
+        }
+    }
+
+    /// Notes how many tokens the answer has, once its events turned out to be numbered.
+    pub fn announce(&mut self, tokens: u64) {
+        if let Some(response) = &mut self.response {
+            response.tokens.get_or_insert(tokens);
+        }
+    }
+
+    /// Ends the query because its stream ended without a terminator. Tokens behind the last one count as unsent.
+    pub fn truncate(&mut self, at: Instant, message: String) {
+        self.fail(FailureKind::Stream, None, message);
+        self.ended_with = Some(TRUNCATED.to_owned());
+        self.finish(at, End::Failed);
     }
 
     /// Adds an event to the stream at `index`.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 impl Query {
     pub(super) fn tally(&self) -> EventCounts {
-        let expected = self.expected();
+        let expected = self.last_expected();
         let owed = self.owed();
         let tally = match (self.own_stream(), expected) {
             (Some(stream), Some(expected)) => stream.ledger.counts(expected, owed),
@@ -31,8 +31,15 @@ impl Query {
         }
     }
 
-    /// Returns the expected number of tokens: the announced one, else the sequence number before the terminator.
+    /// Returns the expected number of tokens: the announced one, else that of the sequence numbers before the terminator that do not
+    /// belong to other events.
     fn expected(&self) -> Option<u64> {
+        let others = self.own_stream().map_or(0, |stream| stream.ledger.others());
+        self.last_expected().map(|last| last.saturating_sub(others))
+    }
+
+    /// Returns the sequence number of the last expected token.
+    fn last_expected(&self) -> Option<u64> {
         let announced = self.response.as_ref()?.tokens;
         let numbered = || self.own_stream().filter(|stream| stream.generation > 0);
         announced.or_else(|| numbered().map(|stream| stream.ledger.last_token()))
@@ -96,7 +103,7 @@ impl Query {
         };
         let tokens_of = |first: u64, last: u64| last.min(expected).saturating_add(1).saturating_sub(first);
         ledger
-            .missing(expected)
+            .missing(self.last_expected().unwrap_or(expected))
             .iter()
             .filter(|hole| {
                 let from = neighbour(hole.before_us, sent);
@@ -166,6 +173,9 @@ impl Query {
             ideal_ttft: response.and_then(|response| millis(response.ideal_ttft_ms)),
             ideal_e2el: response.and_then(|response| millis(response.ideal_e2el_ms)),
             failure: self.failure.clone().filter(|_| status != QueryStatus::Ok),
+            tokens_reported: self.stated.tokens,
+            reasoning_events: self.stated.reasoning,
+            first_reasoning: self.stated.first_reasoning.map(&moment),
         }
     }
 

@@ -15,6 +15,11 @@ impl Session {
     pub(super) async fn close(&mut self) {
         self.stage = Stage::Closing;
         self.connection.stop_cutting();
+        if self.is_foreign() {
+            // These dialects have no call that closes a session.
+            self.connection.close().await;
+            return;
+        }
         let failure = self.log.failure();
         let is_taken_over = failure.is_some_and(|failure| failure.kind == FailureKind::Closed(4001));
         // Neither needs the call: another connection owns the session, or the session is closed.

@@ -4,7 +4,7 @@ use crate::{
     backoff::Backoff,
     connection::{Connection, ConnectionEvent, Loss},
     downtime::Downtime,
-    socket::{Arrival, Chunk, DataMessage},
+    socket::{Arrival, Chunk, DataMessage, Socket},
 };
 use measure::record::{LossCause, Reconnect};
 use protocol::{ClientAction, CloseReason, Position};
@@ -105,6 +105,46 @@ impl SessionConnection {
         take: impl FnMut(DataMessage<'_>, Arrival),
     ) -> Option<ConnectionEvent> {
         self.connection.as_mut()?.decode(chunk, take)
+    }
+
+    /// Returns the socket if one is open and can take a request.
+    pub(super) fn idle_socket(&mut self) -> Option<&mut Socket> {
+        self.connection.as_deref_mut().and_then(Connection::idle_socket)
+    }
+
+    /// Returns whether a socket is open and can take a request.
+    pub(super) fn is_idle(&self) -> bool {
+        self.connection.as_deref().is_some_and(Connection::is_idle)
+    }
+
+    /// Drops the socket, if one is open. The session is down until the next one is open.
+    pub(super) fn drop_socket(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.drop_socket();
+        }
+        self.downtime.begin(Instant::now());
+    }
+
+    /// Makes the next reconnect renew the key of the foreign server: the present one has expired.
+    pub(super) fn renew_key(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.renew_key();
+        }
+    }
+
+    /// Notes that a socket was lost between two answers, which is no loss for the session, and starts to open another one. The first time in
+    /// a row there is no delay.
+    pub(super) fn replace(&mut self, mut backoff: Backoff, at: Instant, limit: Duration) {
+        let loss =
+            Loss { cause: LossCause::Broken, text: "the connection ended between two answers".into(), at };
+        self.lost_by = None;
+        self.downtime.begin(at);
+        let wait = if self.losses_in_a_row == 0 { Some(Duration::ZERO) } else { None };
+        backoff = backoff.after(self.losses_in_a_row);
+        self.losses_in_a_row += 1;
+        if let Some(connection) = &mut self.connection {
+            connection.replace(&loss, wait, backoff, limit);
+        }
     }
 
     /// Starts to open a socket that does not resume.

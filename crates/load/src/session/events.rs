@@ -14,9 +14,21 @@ impl Session {
     pub(super) fn handle(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Read(chunk) => {
-                let Self { worker, connection, replay, queries, behaviour, delivery, hops, log, .. } = self;
-                let mut receiver =
-                    Receiver { worker, queries, replay, delivery, hops, log, behaviour, has_event: false };
+                let Self {
+                    worker, connection, replay, queries, behaviour, delivery, hops, log, turn, ..
+                } = self;
+                let turn = turn.as_deref_mut();
+                let mut receiver = Receiver {
+                    worker,
+                    queries,
+                    replay,
+                    delivery,
+                    hops,
+                    log,
+                    behaviour,
+                    turn,
+                    has_event: false,
+                };
                 let ended = connection.decode(&chunk, |message, arrival| receiver.message(message, arrival));
                 if receiver.has_event {
                     connection.event_arrived();
@@ -24,6 +36,9 @@ impl Session {
                 if let Some(ended) = ended {
                     self.handle(ended);
                 }
+            }
+            ConnectionEvent::Lost(loss) if self.is_foreign() => {
+                self.connection_lost(&loss);
             }
             ConnectionEvent::Lost(loss) => self.lost(&loss),
             ConnectionEvent::Opened(time) => self.opened(time),
@@ -41,7 +56,7 @@ impl Session {
             self.log.reconnected(reconnect);
             let worker = &self.worker;
             worker.recorder().reconnected(worker.moment(now), self.planned.index, reconnect);
-            if reconnect.cause != LossCause::Cut {
+            if !matches!(reconnect.cause, LossCause::Cut | LossCause::Limit) {
                 let lost = now.checked_sub(reconnect.gap).unwrap_or(now);
                 worker.run().faults.outage(worker.moment(lost), worker.moment(now));
             }
@@ -50,9 +65,16 @@ impl Session {
         }
         LiveCounters::add(&self.worker.live().connects, 1);
         self.delivery.socket_opened(now);
-        self.hops.socket_opened(self.connection.take_boot_id().map(|id| self.worker.clock_of(&id)));
+        let boot_id = self.connection.take_boot_id();
+        self.host_named(boot_id);
         let last = self.queries.last_position();
-        if self.behaviour.resumes() {
+        if self.is_foreign() {
+            if self.may_repeat() {
+                self.replay.open_unclean(last);
+            } else {
+                self.replay.close();
+            }
+        } else if self.behaviour.resumes() {
             self.replay.open_resumed(self.queries.resume_after(), last);
         } else if self.connection.is_unclean() {
             self.replay.open_unclean(last);

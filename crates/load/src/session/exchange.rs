@@ -92,7 +92,7 @@ impl Session {
     }
 
     /// Ends the query because its call failed.
-    fn call_failed(&mut self, failure: Failure, end: End) {
+    pub(super) fn call_failed(&mut self, failure: Failure, end: End) {
         self.end_current(end);
         if let Some(query) = self.queries.current_mut() {
             query.fail(failure.kind, failure.code, failure.message);
@@ -100,7 +100,7 @@ impl Session {
     }
 
     /// Compares the server's clock with this machine's, and adds the samples that waited for this.
-    fn compare_clocks(&mut self, boot_id: Option<&str>) {
+    pub(super) fn compare_clocks(&mut self, boot_id: Option<&str>) {
         let shared = self.worker.compare_clocks(boot_id);
         let samples = self.queries.current_mut().map(|query| &mut query.samples);
         self.delivery.clock_known(shared, self.worker.clock(), samples);
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// Performs an action on purpose that is due.
-    fn act(&mut self, action: Action, deadline: &mut Deadline) {
+    pub(super) fn act(&mut self, action: Action, deadline: &mut Deadline) {
         let now = Instant::now();
         match action {
             Action::Connect => {
@@ -136,7 +136,7 @@ impl Session {
     }
 
     /// Cancels planned actions and ends a pause in reading.
-    fn stop_behaviour(&mut self) {
+    pub(super) fn stop_behaviour(&mut self) {
         let Some(paused) = self.behaviour.stop() else { return };
         if let Some(query) = self.queries.current_mut() {
             query.paused = paused;
@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// Ends the query at its deadline, after reading everything that has arrived.
-    fn deadline_reached(&mut self, deadline: &mut Deadline) {
+    pub(super) fn deadline_reached(&mut self, deadline: &mut Deadline) {
         self.read_all();
         if self.queries.progress() == Progress::Finished {
             return;

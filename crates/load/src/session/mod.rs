@@ -1,6 +1,7 @@
 //! One session from creation to close: create, connect, query after query, close.
 //! It sends no query before its socket is open, and treats silence as a failure.
 
+mod asking;
 mod behaviour;
 mod closing;
 mod connection;
@@ -8,8 +9,10 @@ mod deadline;
 mod delivery;
 mod events;
 mod exchange;
+mod freeing;
 mod hops;
 mod log;
+mod meaning;
 mod opening;
 mod outcome;
 mod planned;
@@ -17,7 +20,9 @@ mod queries;
 mod receive;
 mod replay;
 mod schedule;
+mod stopping;
 mod time_limits;
+mod turn;
 
 use crate::{
     backoff::Backoff,
@@ -39,6 +44,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use replay::ReplayWindow;
 use std::rc::Rc;
 use time_limits::TimeLimits;
+use turn::Turn;
 
 /// Runs a session as planned and records it. Returns false if the session failed.
 pub(crate) async fn run(worker: Rc<WorkerContext>, planned: PlannedSession) -> bool {
@@ -78,6 +84,10 @@ struct Session {
     delivery: DeliveryTimes,
     hops: Hops,
     log: SessionLog,
+    /// The present question, or the last one, if the target speaks a foreign dialect.
+    turn: Option<Box<Turn>>,
+    /// The id of the last answer, if the next question may name it.
+    previous_answer: Option<String>,
     stage: Stage,
     /// The session failed and sends no further query.
     is_over: bool,
@@ -103,6 +113,8 @@ impl Session {
             delivery: DeliveryTimes::new(worker.shared_clock()),
             hops: Hops::default(),
             log: SessionLog::new(),
+            turn: None,
+            previous_answer: None,
             stage: Stage::Open,
             is_over: false,
             slot: worker.run().burst.as_ref().map(Burst::slot),
@@ -125,6 +137,11 @@ impl Session {
             self.send_own_queries().await;
         }
         Box::pin(self.close()).await;
+    }
+
+    /// Returns whether the target speaks a foreign dialect.
+    fn is_foreign(&self) -> bool {
+        self.worker.plan().target.foreign.is_some()
     }
 
     /// Notes a failure, after which no further query is sent.

@@ -9,30 +9,51 @@ use measure::{live::LiveCounters, record::Failure};
 use plan::behaviour::SessionBehaviour;
 use protocol::SessionId;
 use settings::secret::Secret;
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long a foreign server may be silent: longer than a run.
+const SILENT_SERVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Session {
     /// Creates the session and opens its first socket, unless that is opened late on purpose.
     pub(super) async fn prepare(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
         let _opening = self.worker.run().active.opening.enter();
-        let mut backoff = self.backoff();
-        let created = self.worker.http().create(&mut backoff, started + self.time_limits().call()).await?;
-        let time = created.at.saturating_duration_since(started);
-        self.log.created(AttemptTime { time, slack: created.slack });
-        let created = created.value;
-        self.id = Some(created.session_id);
-        let mut connection = Box::new(self.new_connection(created.session_id, created.token()));
+        let (id, token) = if self.is_foreign() {
+            // These dialects have no sessions. The id stands in the results only.
+            (SessionId::new(uuid::Uuid::new_v4()), Secret::new(""))
+        } else {
+            let mut backoff = self.backoff();
+            let created =
+                self.worker.http().create(&mut backoff, started + self.time_limits().call()).await?;
+            let time = created.at.saturating_duration_since(started);
+            self.log.created(AttemptTime { time, slack: created.slack });
+            (created.value.session_id, created.value.token())
+        };
+        self.id = Some(id);
+        let mut connection = Box::new(self.new_connection(id, token));
         let is_late = self.behaviour.connects_late();
         if !is_late {
             let backoff = self.backoff();
             self.log.connected(connection.open(backoff, self.time_limits().call()).await?);
             LiveCounters::add(&self.worker.live().connects, 1);
             self.delivery.socket_opened(Instant::now());
-            self.hops.socket_opened(connection.take_boot_id().map(|id| self.worker.clock_of(&id)));
+            self.host_named(connection.take_boot_id());
         }
         self.connection.attach(connection, is_late);
         Ok(())
+    }
+
+    /// Notes the boot id of the host behind a new socket, if it named one: a gateway, or the simulator itself in a foreign dialect.
+    pub(super) fn host_named(&mut self, boot_id: Option<Box<str>>) {
+        if self.is_foreign() && boot_id.is_some() {
+            self.compare_clocks(boot_id.as_deref());
+        }
+        self.hops.socket_opened(boot_id.map(|id| self.worker.clock_of(&id)));
     }
 
     fn new_connection(&self, session: SessionId, token: Secret) -> Connection {
@@ -52,10 +73,14 @@ impl Session {
                 worker.recorder().reconnect_attempt(worker.moment(Instant::now()));
             }),
             buffers: Rc::clone(self.worker.buffers()),
+            renews: false,
         };
         let plan = &run.plan;
         let mut drawn = SessionBehaviour::draw(&plan.behaviour, &plan.load, index);
         let cuts = (plan.behaviour.drop_rate > 0.0).then(|| CutTimer::new(move || drawn.next_cut()));
-        Connection::new(opener, plan.reconnect.ping_timeout, cuts)
+        // A foreign server need not send pings, and may think for long.
+        let ping_timeout =
+            if plan.target.foreign.is_some() { SILENT_SERVER } else { plan.reconnect.ping_timeout };
+        Connection::new(opener, ping_timeout, cuts)
     }
 }

@@ -103,6 +103,20 @@ impl Queries {
         self.call.failures.take()
     }
 
+    /// Notes that the current query was sent, if it was not before. Returns whether this was the first time.
+    pub(super) fn was_sent(&self, at: Instant) -> bool {
+        let is_first = self.call.sent.get().is_none();
+        if is_first {
+            self.call.sent(at);
+        }
+        is_first
+    }
+
+    /// Notes that the server refused an attempt of the current query.
+    pub(super) fn was_refused(&self, failure: &Failure) {
+        self.call.failed(failure);
+    }
+
     /// Returns the refusal of the current query if the server has refused the last complete attempt of `/run` and no event of the
     /// query has arrived.
     pub(super) fn refusal(&self) -> Option<Failure> {

@@ -2,7 +2,7 @@
 
 use super::{
     behaviour::Behaviour, delivery::DeliveryTimes, hops::Hops, log::SessionLog, queries::Queries,
-    replay::ReplayWindow,
+    replay::ReplayWindow, turn::Turn,
 };
 use crate::{
     context::WorkerContext,
@@ -22,6 +22,8 @@ pub(super) struct Receiver<'a> {
     pub(super) hops: &'a mut Hops,
     pub(super) log: &'a mut SessionLog,
     pub(super) behaviour: &'a Behaviour,
+    /// The present question, if the target speaks a foreign dialect.
+    pub(super) turn: Option<&'a mut Turn>,
     /// Set when an event arrives.
     pub(super) has_event: bool,
 }
@@ -30,13 +32,17 @@ impl Receiver<'_> {
     /// Handles one message.
     pub(super) fn message(&mut self, message: DataMessage<'_>, arrival: Arrival) {
         match message {
+            DataMessage::Http(part) => self.part(part, arrival),
+            DataMessage::Text(text) if self.worker.plan().target.foreign.is_some() => {
+                self.answer(text, arrival);
+            }
             DataMessage::Text(text) => self.frame(text, arrival),
             DataMessage::Binary(bytes) => self.defect(Defect::Binary, bytes),
         }
     }
 
     /// Notes a defect of the query that runs or ran last. Before the first query it belongs to the session.
-    fn defect(&mut self, defect: Defect, frame: &[u8]) {
+    pub(super) fn defect(&mut self, defect: Defect, frame: &[u8]) {
         match self.queries.defects() {
             Some(defects) => defects.note(defect, frame),
             None => self.log.defect(defect, frame),
@@ -65,7 +71,7 @@ impl Receiver<'_> {
         }
     }
 
-    fn event(&mut self, event: &Event<'_>, frame: &str, arrival: Arrival) {
+    pub(super) fn event(&mut self, event: &Event<'_>, frame: &str, arrival: Arrival) {
         self.has_event = true;
         if self.replay.permits(event.position, |position| self.queries.has(position)) {
             let seq = event.position.map_or(0, |position| position.seq);

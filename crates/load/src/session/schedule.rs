@@ -52,6 +52,10 @@ impl Session {
 
     /// Sends one query and waits for its end. Returns false if the session is over.
     async fn send(&mut self, num: u32, query: DueQuery) -> bool {
+        if self.is_foreign() {
+            self.ask(num, query).await;
+            return !self.is_over;
+        }
         self.query(num, query).await;
         if self.behaviour.connects_late() {
             Box::pin(self.close_socket()).await;

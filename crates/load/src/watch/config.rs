@@ -24,7 +24,8 @@ impl WatchConfig {
     /// Returns the further addresses of the API and of the gateway with their names in health checks: `api-2`, `gateway-2` …
     pub(super) fn more_public(&self) -> impl Iterator<Item = (String, &Address)> {
         let more = [("api", &self.target.more_api), ("gateway", &self.target.more_ws)];
-        more.into_iter().flat_map(|(name, addresses)| {
+        let more = more.into_iter().filter(|_| self.target.foreign.is_none());
+        more.flat_map(|(name, addresses)| {
             (2..).zip(addresses).map(move |(number, address)| (format!("{name}-{number}"), address))
         })
     }

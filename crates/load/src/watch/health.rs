@@ -87,12 +87,14 @@ impl HealthChecks {
         let target = &config.target;
         let public = [("api", &target.api), ("gateway", &target.ws)];
         let public = public.map(|(name, address)| HealthTarget::new(name, address, &target.headers));
+        // A foreign server may charge for calls, and need not have these pages.
+        let public = if target.foreign.is_some() { Vec::new() } else { public.into() };
         let more_public = config.more_public();
         let more_public =
             more_public.map(|(name, address)| HealthTarget::new(&name, address, &target.headers));
         Ok(Self {
             caller: Caller::new(&config.tls)?,
-            public: public.into(),
+            public,
             more_public: more_public.collect(),
             members,
             unknown: BTreeSet::new(),

@@ -38,7 +38,11 @@ impl MemberTracker {
                 tracker.update(0, seen);
             }
             Source::Unknown(why) => {
-                seen.lock().unseen = Some(format!("only the public addresses and the client: {why}"));
+                let observed = match config.target.foreign {
+                    Some(_) => "only the client",
+                    None => "only the public addresses and the client",
+                };
+                seen.lock().unseen = Some(format!("{observed}: {why}"));
             }
         }
         tracker

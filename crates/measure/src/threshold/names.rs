@@ -4,7 +4,7 @@ use crate::IntegrityRule;
 
 /// Counts, rates and shares of the whole run, named as in the summary. Shares are 0 to 1 here; in the summary `success_rate`
 /// is in percent.
-pub const RUN_NAMES: [&str; 55] = [
+pub const RUN_NAMES: [&str; 59] = [
     "duration_s",
     "sessions_total",
     "sessions_ok",
@@ -41,6 +41,9 @@ pub const RUN_NAMES: [&str; 55] = [
     "frames_rolled",
     "tokens_rolled",
     "tokens_unsent",
+    "tokens_reported",
+    "reported_events",
+    "reasoning_events",
     "tokens_unannounced",
     "frames_unreadable",
     "frames_binary",
@@ -51,6 +54,7 @@ pub const RUN_NAMES: [&str; 55] = [
     "longest_token_gap_ms",
     "request_throughput",
     "output_throughput",
+    "reported_throughput",
     "published_throughput",
     "request_goodput",
     "goodput_share",

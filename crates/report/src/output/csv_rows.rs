@@ -11,7 +11,7 @@ use settings::cells::CellWriter;
 use std::{io, time::Duration};
 
 /// Names of the columns.
-pub(super) const COLUMNS: [&str; 56] = [
+pub(super) const COLUMNS: [&str; 58] = [
     "session_id",
     "query_num",
     "latency",
@@ -68,6 +68,8 @@ pub(super) const COLUMNS: [&str; 56] = [
     "contents",
     "first_defect",
     "query_id",
+    "tokens_reported",
+    "reasoning_events",
 ];
 
 /// Writes the rows of a session. If it still goes on, they contain what is known of it so far.
@@ -147,6 +149,8 @@ fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [Stri
             .unwrap_or_default()
             .to_owned(),
         query.query_id.to_string(),
+        query.tokens_reported.map(|tokens| tokens.to_string()).unwrap_or_default(),
+        query.reasoning_events.to_string(),
     ]
 }
 

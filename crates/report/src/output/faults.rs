@@ -122,6 +122,7 @@ fn by_cause(run: &RunData) -> Vec<(String, u64)> {
         LossCause::Closed(code) => code.to_string(),
         LossCause::Broken => "none".to_owned(),
         LossCause::Cut => "cut".to_owned(),
+        LossCause::Limit => "limit".to_owned(),
     };
     run.reconnects_by_cause.iter().map(|(cause, &count)| (name(cause), count)).collect()
 }

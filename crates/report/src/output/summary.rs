@@ -123,6 +123,9 @@ struct Ours {
     tokens_reordered: u64,
     tokens_unverified: u64,
     tokens_unsent: u64,
+    tokens_reported: u64,
+    reported_events: u64,
+    reasoning_events: u64,
     contents_unverified: u64,
     tokens_cut_off: u64,
     lost_connected: u64,
@@ -188,6 +191,9 @@ fn ours(run: &RunData, info: &RunInfo) -> Ours {
         tokens_reordered: tokens.reordered,
         tokens_unverified: tokens.unverified,
         tokens_unsent: tokens.unsent,
+        tokens_reported: tokens.reported,
+        reported_events: tokens.reported_events,
+        reasoning_events: tokens.reasoning,
         contents_unverified: queries.contents_unverified,
         tokens_cut_off: tokens.cut_off,
         lost_connected: tokens.lost_connected,
@@ -221,6 +227,7 @@ fn vllm(run: &RunData, info: &RunInfo, conclusion: &Conclusion) -> Map<String, V
     }
     keys.insert("request_throughput".into(), rate(run.queries.ok, run.duration()).into());
     keys.insert("output_throughput".into(), rate(run.tokens.received, run.duration()).into());
+    keys.insert("reported_throughput".into(), rate(run.tokens.reported, run.duration()).into());
     keys.insert("published_throughput".into(), json!(info::published_throughput(run, info)));
     for metric in [Metric::Ttft, Metric::Tpot, Metric::Itl, Metric::E2el] {
         if let Some(figures) = run.metrics.get(metric).summary() {

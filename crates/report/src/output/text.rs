@@ -18,9 +18,10 @@ use settings::plural::counted;
 pub(super) const INTERRUPTED: &str = "INTERRUPTED";
 
 /// Latency rows, in this order.
-const LATENCIES: [Metric; 16] = [
+const LATENCIES: [Metric; 17] = [
     Metric::Ttft,
     Metric::TtftSched,
+    Metric::TtftReasoning,
     Metric::E2el,
     Metric::E2elSched,
     Metric::Tpot,
@@ -160,6 +161,13 @@ fn delivery(out: &mut TextBuilder, run: &RunData) {
             "tokens_unverified",
             &format!("{}  (the server does not number its events)", tokens.unverified),
         );
+    }
+    if tokens.reported > 0 {
+        let events = counted(tokens.reported_events, "events");
+        out.entry("tokens_reported", &format!("{}  by the server, in {events} with text", tokens.reported));
+    }
+    if tokens.reasoning > 0 {
+        out.entry("reasoning_events", &format!("{}  (not among the tokens received)", tokens.reasoning));
     }
     if tokens.cut_off > 0 {
         out.entry("tokens_cut_off", &format!("{}  (not yet sent at the end)", tokens.cut_off));

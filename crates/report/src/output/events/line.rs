@@ -76,6 +76,8 @@ pub(in crate::output) fn query(query: &QueryRecord) -> Value {
         "tokens_duplicated": tally.tokens_duplicated,
         "tokens_reordered": tally.tokens_reordered,
         "tokens_unsent": tally.tokens_unsent,
+        "tokens_reported": query.tokens_reported,
+        "reasoning_events": query.reasoning_events,
         "contents": query.contents.name(),
         "lost_connected": query.lost_connected,
         "lost_in_gap": query.lost_in_gap,
@@ -110,6 +112,7 @@ pub(in crate::output) fn reconnect(at: Moment, session_index: u64, reconnect: &R
         LossCause::Closed(code) => ("closed", Some(code)),
         LossCause::Broken => ("broken", None),
         LossCause::Cut => ("cut", None),
+        LossCause::Limit => ("limit", None),
     };
     let rest = json!({
         "session_index": session_index,

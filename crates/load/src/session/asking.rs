@@ -1,0 +1,245 @@
+//! One question to a server of a foreign dialect, and its answer. The dialect's state machine reads the answer; queries, schedule,
+//! deadline, behaviour and log are those of every session.
+
+use super::{
+    Session,
+    deadline::Deadline,
+    turn::{Refusal, Step, Turn},
+};
+use crate::{
+    backoff::is_retryable,
+    context::WorkerContext,
+    idle::DueQuery,
+    query::{End, Progress, millis},
+};
+use dialects::{
+    Transport,
+    request::{Question, Simulated},
+};
+use measure::record::{Failure, FailureKind};
+use plan::Foreign;
+use protocol::RunResponse;
+use std::{rc::Rc, time::Instant};
+
+impl Session {
+    /// Asks question `num` and handles events until its answer is finished or its deadline has passed.
+    pub(super) async fn ask(&mut self, num: u32, query: DueQuery) {
+        self.record_current();
+        self.hops.query_began();
+        let _running = self.worker.run().active.queries.enter();
+        self.begin_turn(num, query);
+        let now = Instant::now();
+        let mut deadline = Deadline::new(now + self.time_limits().call(), self.worker.delay().total(now));
+        while !self.is_over {
+            match self.queries.progress() {
+                Progress::Finished => break,
+                Progress::Settling => deadline.settle(),
+                Progress::Running => self.submit(),
+            }
+            let is_paused = self.behaviour.is_paused();
+            tokio::select! {
+                biased;
+                event = self.connection.next(), if !is_paused => self.handle(event),
+                () = repeat_due(&mut self.turn) => {}
+                action = self.behaviour.due() => self.act(action, &mut deadline),
+                () = deadline.reached() => self.deadline_reached(&mut deadline),
+            }
+            self.answered(&mut deadline);
+            if matches!(self.turn.as_deref(), Some(Turn { step: Step::Renews, .. })) {
+                self.renew().await;
+            }
+        }
+        self.stop_behaviour();
+        self.end_current(End::Finished);
+        self.free_connection().await;
+    }
+
+    /// Returns how to talk to the server, if the target speaks a foreign dialect.
+    pub(super) fn foreign(worker: &WorkerContext) -> Option<&Foreign> {
+        worker.plan().target.foreign.as_ref()
+    }
+
+    fn begin_turn(&mut self, num: u32, query: DueQuery) {
+        let worker = Rc::clone(&self.worker);
+        let Some(foreign) = Self::foreign(&worker) else { return };
+        let (id, _) = self.queries.begin(num, query.due, true);
+        let asked = self.user.request(&worker.plan().users, num, id, query.tokens);
+        let tokens = asked.tokens.map(|tokens| foreign.max_tokens.map_or(tokens, |most| tokens.min(most)));
+        let simulated = foreign.is_simulator.then(|| Simulated {
+            seed: worker.plan().load.seed ^ (self.planned.index << 20) ^ u64::from(num),
+            tokens,
+            ttft_ms: asked.ttft_ms,
+            itl_ms: asked.itl_ms,
+            marks: true,
+        });
+        let body = foreign.dialect.ask(&Question {
+            model: &foreign.model,
+            prompt: &asked.query,
+            // The simulator is told the length, and ends an answer at a limit as one that was cut short.
+            max_tokens: foreign.max_tokens.or(asked.tokens.filter(|_| simulated.is_none())),
+            previous: self.previous_answer.as_deref(),
+            background: foreign.background,
+            simulated,
+        });
+        // The simulator waits after each token, so that the end is due one delay behind the last one.
+        let total = |tokens: u32| Some(asked.ttft_ms? + f64::from(tokens) * asked.itl_ms?);
+        let ideal = simulated.map_or((None, None), |_| (asked.ttft_ms, tokens.and_then(total)));
+        self.turn = Some(Box::new(Turn {
+            dialect: foreign.dialect,
+            num,
+            body,
+            answer: foreign.dialect.answer(),
+            step: Step::Send,
+            backoff: self.backoff(),
+            until: Instant::now() + self.time_limits().call(),
+            resume: None,
+            tokens: simulated.and(tokens),
+            ideal,
+            renewal: 0,
+            refusal: None,
+            body_end: None,
+            boot_id: None,
+            may_be_stale: false,
+            is_renewed: false,
+            is_too_old: false,
+        }));
+    }
+
+    /// Sends the question, or the call that reads its answer on, if that is due and the socket can take it.
+    fn submit(&mut self) {
+        let worker = Rc::clone(&self.worker);
+        let Self { turn, connection, .. } = self;
+        let Some(turn) = turn.as_deref_mut().filter(|turn| matches!(turn.step, Step::Send)) else { return };
+        let Some(socket) = connection.idle_socket() else { return };
+        let connector = &worker.run().connector;
+        turn.renewal = connector.credentials().key().1;
+        let number = socket.endpoint();
+        let path = connector.path_of(number, turn.dialect);
+        let request = match (&turn.resume, turn.dialect.transport()) {
+            (Some(resume), _) => connector.call(number, resume.method, &resume.path, None),
+            (None, Transport::Sse) => connector.call(number, "POST", path, Some(&turn.body)),
+            (None, Transport::WebSocket) => Ok(turn.body.clone().into_bytes()),
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => {
+                let message = format!("POST {}: cannot be sent: {error}", connector.url(number, path));
+                self.call_failed(Failure { kind: FailureKind::Run, code: None, message }, End::Failed);
+                return;
+            }
+        };
+        turn.body_end = None;
+        turn.may_be_stale = socket.is_used();
+        let now = Instant::now();
+        socket.send(&request);
+        // Over a WebSocket, the server says nothing before the first event.
+        let is_accepted = turn.dialect.transport() == Transport::WebSocket;
+        turn.step = if is_accepted { Step::Accepted } else { Step::Sent };
+        if self.queries.was_sent(now) {
+            worker.run().first_send.note(now);
+        }
+    }
+
+    /// Handles what the last read brought besides events: acceptance, refusal, the end of the response.
+    fn answered(&mut self, deadline: &mut Deadline) {
+        let Some(turn) = self.turn.as_deref_mut() else { return };
+        let progress = self.queries.progress();
+        let is_running = progress == Progress::Running;
+        let is_accepted = matches!(turn.step, Step::Accepted);
+        let ideal = turn.ideal;
+        let boot_id = turn.boot_id.take();
+        let (refusal, body_end) = (turn.refusal.take(), turn.body_end);
+        if is_accepted && self.queries.response().is_none() && is_running {
+            self.accepted(ideal, deadline);
+        }
+        if boot_id.is_some() {
+            self.compare_clocks(boot_id.as_deref());
+        }
+        if let Some(refusal) = refusal {
+            self.refused(&refusal);
+        } else if body_end.is_some() && is_accepted {
+            let missing = self.turn.as_deref().and_then(|turn| turn.answer.missing_end());
+            match missing {
+                Some(missing) if is_running => {
+                    self.truncate(&format!("the response ended without {missing}"));
+                }
+                // Events that are missing cannot follow any more.
+                None if progress == Progress::Settling => self.end_current(End::Finished),
+                Some(_) | None => {}
+            }
+        }
+        if self.turn.as_deref().is_some_and(|turn| turn.is_too_old) {
+            self.renew_connection();
+        }
+    }
+
+    /// Notes that the server accepted the question.
+    fn accepted(
+        &mut self,
+        (ideal_ttft_ms, ideal_e2el_ms): (Option<f64>, Option<f64>),
+        deadline: &mut Deadline,
+    ) {
+        let response = RunResponse { ideal_ttft_ms, ideal_e2el_ms, ..RunResponse::default() };
+        let sent = self.queries.sent().unwrap_or_else(Instant::now);
+        deadline.set(sent + self.time_limits().query(&response));
+        let ideal = millis(response.ideal_e2el_ms);
+        if let Some(query) = self.queries.current_mut() {
+            query.accepted(response);
+            let delay = self.behaviour.plan(query.num, sent, ideal);
+            deadline.extend(delay);
+        }
+    }
+
+    /// Handles a refusal: repeats the question later, renews the key, or ends the query.
+    fn refused(&mut self, refusal: &Refusal) {
+        let worker = Rc::clone(&self.worker);
+        let Some(turn) = self.turn.as_deref_mut() else { return };
+        let url = worker.run().connector.url(0, worker.run().connector.path_of(0, turn.dialect));
+        let message = worker.run().connector.hide(&format!("POST {url}: {}", refusal.message));
+        let failure = Failure { kind: FailureKind::Run, code: Some(refusal.status.as_u16()), message };
+        let is_resume = turn.resume.is_some();
+        let credentials = worker.run().connector.credentials();
+        if refusal.status == http::StatusCode::UNAUTHORIZED && credentials.can_renew() && !turn.is_renewed {
+            turn.step = Step::Renews;
+            return;
+        }
+        if is_retryable(refusal.status) {
+            let delay = turn.backoff.next_requested(refusal.retry_after);
+            if Instant::now() + delay < turn.until {
+                self.queries.was_refused(&failure);
+                turn.step = Step::Waits(Box::pin(tokio::time::sleep(delay)));
+                return;
+            }
+        }
+        turn.step = Step::Over;
+        if is_resume {
+            self.truncate(&format!("the rest of the answer was refused: {}", failure.message));
+        } else {
+            self.call_failed(failure, End::Rejected);
+        }
+    }
+
+    /// Renews the key, and asks again with it.
+    async fn renew(&mut self) {
+        let worker = Rc::clone(&self.worker);
+        let Some(turn) = self.turn.as_deref_mut() else { return };
+        let result = worker.run().connector.credentials().renew(turn.renewal).await;
+        turn.is_renewed = true;
+        match result {
+            Ok(()) => turn.step = Step::Send,
+            Err(message) => {
+                turn.step = Step::Over;
+                let code = Some(http::StatusCode::UNAUTHORIZED.as_u16());
+                self.call_failed(Failure { kind: FailureKind::Run, code, message }, End::Rejected);
+            }
+        }
+    }
+}
+
+/// Waits until a refused question is to be repeated, and makes it due. Waits forever if none is. Cancel safe.
+async fn repeat_due(turn: &mut Option<Box<Turn>>) {
+    match turn {
+        Some(turn) => turn.repeat_due().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,111 @@
+//! Turns the messages of a foreign dialect into events of the present query.
+
+use super::receive::Receiver;
+use crate::{http_stream::StreamPart, socket::Arrival};
+use dialects::{
+    Answer,
+    message::{Contents, End, Fault, Meaning, Numbering},
+};
+use measure::defects::Defect;
+use protocol::{DigestField, Event, Kind, Position};
+use std::borrow::Cow;
+
+impl Receiver<'_> {
+    /// Handles a part of an HTTP response.
+    pub(super) fn part(&mut self, part: StreamPart<'_>, arrival: Arrival) {
+        if let Some(data) = self.turn.as_deref_mut().and_then(|turn| turn.part(part)) {
+            self.answer(data, arrival);
+        }
+    }
+
+    /// Handles a message, or the data of an event.
+    pub(super) fn answer(&mut self, data: &str, arrival: Arrival) {
+        self.has_event = true;
+        let Some(turn) = self.turn.as_deref_mut() else {
+            return self.defect(Defect::Foreign, data.as_bytes());
+        };
+        let meaning = turn.answer.message(data);
+        if let Some(End::Failed(failed)) = &meaning.end
+            && turn.dialect.is_connection_limit(&failed.code)
+        {
+            turn.is_too_old = true;
+            return;
+        }
+        if let Some(id) = &meaning.times.boot_id {
+            turn.boot_id.get_or_insert_with(|| id.clone());
+        }
+        let generation = u64::from(turn.num);
+        let tokens = turn.tokens.filter(|_| counts_tokens(&turn.answer));
+        if let (Some(tokens), Some(query)) = (tokens, self.queries.current_mut()) {
+            query.announce(u64::from(tokens));
+        }
+        self.meaning(meaning, generation, data, arrival);
+    }
+
+    fn meaning(&mut self, meaning: Meaning<'_>, generation: u64, frame: &str, arrival: Arrival) {
+        if let Some(fault) = meaning.fault {
+            let defect = match fault {
+                Fault::Unreadable => Defect::Unreadable,
+                Fault::AfterEnd => Defect::AfterTerminator,
+                Fault::Foreign => Defect::Foreign,
+                Fault::Unknown => Defect::UnknownType,
+            };
+            self.defect(defect, frame.as_bytes());
+            if fault != Fault::Unknown {
+                return;
+            }
+        }
+        let position = meaning.seq.map(|seq| Position::new(generation, seq));
+        if let Some(query) = self.queries.current_mut() {
+            if meaning.has_reasoning {
+                query.stated.reasoning += 1;
+                query.stated.first_reasoning.get_or_insert(arrival.at);
+            }
+            if let Some(usage) = meaning.usage {
+                query.stated.tokens = Some(usage.output.saturating_sub(usage.reasoning));
+            }
+        }
+        let event = |kind, content, code, message| Event {
+            position,
+            kind,
+            content,
+            query_id: None,
+            due_us: meaning.times.due_us,
+            sent_us: meaning.times.sent_us,
+            code,
+            message,
+            digest: DigestField::Absent,
+            stamps: None,
+        };
+        match meaning.end {
+            Some(End::Good) => self.event(&event(Kind::Done, Cow::Borrowed(""), None, None), frame, arrival),
+            Some(End::Failed(failed)) => {
+                let message = (!failed.message.is_empty()).then_some(Cow::Owned(failed.message));
+                let event = event(Kind::Error, Cow::Borrowed(""), Some(Cow::Owned(failed.code)), message);
+                self.event(&event, frame, arrival);
+            }
+            None if !meaning.text.is_empty() => {
+                self.event(&event(Kind::Token, meaning.text, None, None), frame, arrival);
+            }
+            None => self.other(position, frame, arrival),
+        }
+        if let (Some(contents), Some(query)) = (meaning.contents, self.queries.current_mut()) {
+            query.compared(contents == Contents::Verified, frame);
+        }
+    }
+
+    /// Handles an event that is neither text nor an end. It counts only if the server numbers it.
+    fn other(&mut self, position: Option<Position>, frame: &str, arrival: Arrival) {
+        let Some(position) = position else { return };
+        if self.replay.permits(Some(position), |position| self.queries.has(position)) {
+            self.log.event_replayed();
+        } else if let Some(query) = self.queries.current_mut() {
+            query.other(position, frame, arrival);
+        }
+    }
+}
+
+/// Returns whether the numbers of an answer count its tokens, so that the number of the last one is known.
+const fn counts_tokens(answer: &Answer) -> bool {
+    matches!(answer.numbering(), Numbering::Tokens)
+}
