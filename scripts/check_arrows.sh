@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol dialects guard host settings plan measure load report bus coordination server wsproxy stack client benches)
+ours=(protocol dialects guard host settings plan measure load report web bus coordination server wsproxy stack client benches)
 declare -A may=(
     [protocol]=""
     [dialects]=""
@@ -14,12 +14,13 @@ declare -A may=(
     [measure]="plan protocol settings"
     [load]="dialects host measure plan protocol settings"
     [report]="host measure plan protocol settings"
+    [web]="host measure plan report settings"
     [bus]="host protocol"
     [coordination]="host settings"
     [server]="bus dialects guard host protocol settings"
     [wsproxy]="bus guard host protocol settings"
     [stack]="bus guard host protocol server settings wsproxy"
-    [client]="coordination host load measure plan protocol report server settings stack wsproxy"
+    [client]="coordination host load measure plan protocol report server settings stack web wsproxy"
     [benches]="bus client host load measure plan protocol report stack wsproxy"
 )
 violations=0

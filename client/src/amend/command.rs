@@ -1,8 +1,8 @@
-//! `streamstress amend`: finds the run and asks the process that leads it for the change.
+//! `streamstress amend` and `streamstress inject`: find the run and ask the process that leads it for the change.
 
 use super::{Request, Response, service};
 use crate::{
-    cli::AmendArgs,
+    cli::{AmendArgs, InjectArgs},
     run_error::{RunError, refused},
 };
 use anyhow::anyhow;
@@ -17,6 +17,9 @@ use std::{path::PathBuf, time::Duration};
 
 /// Time in which the leader of a run with a control Redis must answer.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// Answer of a process that does not know the request.
+const OTHER_VERSION: &str = "the run gave no answer to this request: it is of another version";
 
 /// Changes the plan of a run, and prints what was changed.
 ///
@@ -41,9 +44,27 @@ pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
             Ok(())
         }
         Response::Refused(why) => Err(refused(&why)),
-        Response::Run { .. } => {
-            Err(refused("the run gave no answer to this request: it is of another version"))
+        Response::Run { .. } | Response::Injecting => Err(refused(OTHER_VERSION)),
+    }
+}
+
+/// Injects a fault into the stack of a run, and prints that its injection has begun. The run records it.
+///
+/// # Errors
+/// There is no such run, or the fault cannot be injected.
+pub(crate) fn inject(args: &InjectArgs) -> Result<(), RunError> {
+    let (socket, _) = find(args.run.as_deref())?;
+    let request = Request::Inject { fault: args.fault.clone() };
+    let response = service::ask(&socket, &request).map_err(|error| {
+        anyhow!("the run gave no answer ({error}): its results say whether the fault was injected")
+    })?;
+    match response {
+        Response::Injecting => {
+            messages::print_stdout(&format!("injecting {}\n", args.fault));
+            Ok(())
         }
+        Response::Refused(why) => Err(refused(&why)),
+        Response::Run { .. } | Response::Amended { .. } => Err(refused(OTHER_VERSION)),
     }
 }
 
@@ -74,9 +95,8 @@ fn find(id: Option<&str>) -> Result<(PathBuf, String), RunError> {
     }
     let ids: Vec<_> = runs.iter().map(|(_, id)| id.as_str()).collect();
     Err(refused(&match (id, ids.is_empty()) {
-        (Some(id), true) => format!("no run {id} that can be amended is going on on this machine"),
-        (None, true) => "no run that can be amended is going on on this machine: start one with --duration, --stages or --arrival-rate; \
-             a run with --control needs --control and --run-id here too"
+        (Some(id), true) => format!("no run {id} is going on on this machine"),
+        (None, true) => "no run is going on on this machine: start one first; a run with --control needs --control and --run-id here too"
             .to_owned(),
         _ => format!("several runs are going on: choose one with --run ({})", ids.join(", ")),
     }))

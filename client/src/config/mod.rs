@@ -67,6 +67,8 @@ pub struct Output {
     pub tui: bool,
     /// Destination of the events of `--out json`.
     pub events: Option<Destination>,
+    /// Address of the page of the run.
+    pub web: Option<String>,
 }
 
 impl Config {
@@ -183,7 +185,13 @@ fn output(check: &mut Check, args: &RunArgs) -> Output {
             .out
             .as_deref()
             .and_then(|text| text.parse().map_err(|error: String| check.error(error)).ok()),
+        web: args.web.clone(),
     };
+    if output.web.is_some() && output.events.is_some() {
+        check.error(
+            "--web and --out exclude each other, because the page reads the events: use one of them".into(),
+        );
+    }
     if output.tui && output.quiet {
         check.error("--tui and --quiet exclude each other: use one of them".into());
     }

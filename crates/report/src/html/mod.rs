@@ -11,6 +11,8 @@ mod sections;
 mod stored;
 mod sweep;
 
+pub use page::{POINTER, STYLE};
+
 use crate::{capacity::CapacityResult, file_error::FileError, file_names::ENDINGS, sweep::SweepResult};
 use std::{
     fs, io,
