@@ -26,8 +26,13 @@ const KEPT: u64 = 16 << 10;
 /// Returns a command of this program, without what belongs to the page alone.
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    // A run that the page starts has no page of its own.
-    command.env_remove("STREAMSTRESS_WEB").env("COLUMNS", "100").env("NO_COLOR", "1").stdin(Stdio::null());
+    // A run that the page starts has no page or terminal of its own.
+    command
+        .env_remove("STREAMSTRESS_WEB")
+        .env_remove("STREAMSTRESS_TUI")
+        .env("COLUMNS", "100")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
     command
 }
 

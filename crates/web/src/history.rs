@@ -38,12 +38,17 @@ const SHOWN: [&str; 17] = [
 /// # Errors
 /// The directory cannot be read.
 pub(crate) fn list(directory: &Path) -> io::Result<Vec<Value>> {
-    let runs = match stored_runs(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        runs => runs?,
-    };
+    let runs = runs(directory)?;
     let mut index = read_index(directory);
     Ok(runs.into_iter().rev().map(|run| entry(&run, index.remove(&run.name))).collect())
+}
+
+/// Returns the runs, the oldest first: none before the first run has created the directory.
+fn runs(directory: &Path) -> io::Result<Vec<StoredRun>> {
+    match stored_runs(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        runs => runs,
+    }
 }
 
 fn entry(run: &StoredRun, figures: Option<Value>) -> Value {
@@ -92,7 +97,7 @@ fn summary(directory: &Path, run: &str) -> PathBuf {
 /// # Errors
 /// There is none, or the directory cannot be read.
 pub(crate) fn find(directory: &Path, name: &str) -> Result<StoredRun, Refusal> {
-    let runs = stored_runs(directory).map_err(Refusal::broken)?;
+    let runs = runs(directory).map_err(Refusal::broken)?;
     let found = runs.into_iter().find(|run| run.name == name);
     found.ok_or_else(|| Refusal::missing(format!("no run {name} in {}", directory.display())))
 }

@@ -6,11 +6,12 @@ use crate::{
     links::Links,
     program::{Program, Run},
     protection::{is_loopback, protect},
+    refusal::Refusal,
     run::Runs,
     token::Token,
     trial::Trial,
 };
-use axum::{Router, middleware};
+use axum::{Router, http::StatusCode, middleware};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
@@ -18,7 +19,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +30,8 @@ use tower_service::Service;
 const MOST_CONNECTIONS: usize = 128;
 /// Most streams of events at the same time.
 const MOST_STREAMS: usize = 32;
+/// Most commands that run at the same time. Further ones wait.
+const MOST_CALLS: usize = 4;
 /// Time for the head of a request to arrive, and between two requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Largest head of a request in bytes.
@@ -65,6 +68,18 @@ impl PageSettings {
     }
 }
 
+impl Page {
+    /// Returns the right to one more stream.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many open pages: close one of them")
+        })
+    }
+}
+
 /// Everything that requests share.
 pub(crate) struct Page {
     pub(crate) settings: PageSettings,
@@ -73,8 +88,10 @@ pub(crate) struct Page {
     pub(crate) runs: Arc<Runs>,
     pub(crate) trial: Trial,
     pub(crate) links: Links,
-    /// Limits the streams of events.
+    /// Limits the streams of events and frames.
     pub(crate) streams: Arc<Semaphore>,
+    /// Limits the commands that run at the same time.
+    pub(crate) calls: Semaphore,
     /// Ends the streams of events.
     pub(crate) shutdown: CancellationToken,
 }
@@ -101,6 +118,7 @@ pub async fn serve(
         trial: Trial::default(),
         links: Links::default(),
         streams: Arc::new(Semaphore::new(MOST_STREAMS)),
+        calls: Semaphore::new(MOST_CALLS),
         shutdown: shutdown.clone(),
     });
     let router = assets::router()

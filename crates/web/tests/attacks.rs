@@ -121,7 +121,10 @@ impl Page {
                 serve(listener, served, settings, given, None, shutdown).await;
             });
         });
-        (Self { address, token, program, end_of_run: None, _end: end.drop_guard(), _results: results }, end_of_run)
+        (
+            Self { address, token, program, end_of_run: None, _end: end.drop_guard(), _results: results },
+            end_of_run,
+        )
     }
 
     fn connect(&self) -> TcpStream {

@@ -4,7 +4,7 @@ use crate::{feed::Entry, refusal::Refusal, server::Page};
 use axum::{
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use futures_util::{Stream, stream::unfold};
@@ -25,9 +25,7 @@ const ALIVE: Duration = Duration::from_secs(15);
 static PROCESS: LazyLock<String> = LazyLock::new(|| format!("{:08x}", rand::random::<u32>()));
 
 pub(super) async fn events(State(page): State<Arc<Page>>, headers: HeaderMap) -> Result<Response, Refusal> {
-    let permit = Arc::clone(&page.streams).try_acquire_owned().map_err(|_| {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many open pages: close one of them")
-    })?;
+    let permit = page.stream()?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let position = last.and_then(position_of).unwrap_or(0);
     let newest = page.runs.feed().newest();

@@ -60,6 +60,7 @@ async fn blocking(act: impl FnOnce() -> Result<Value, Refusal> + Send + 'static)
 
 /// Calls a command, and returns how it ended.
 async fn call(page: &Arc<Page>, arguments: Vec<String>) -> Answer {
+    let _right = page.calls.acquire().await.map_err(Refusal::broken)?;
     let page = Arc::clone(page);
     blocking(move || {
         let Called { code, text, messages } = page.program.call(&arguments).map_err(Refusal::broken)?;

@@ -54,18 +54,18 @@ pub(super) async fn ask(State(page): State<Arc<Page>>, Json(ask): Json<Ask>) -> 
 
 /// Sends the frames of a new socket, which resumes after `Last-Event-ID`.
 pub(super) async fn frames(State(page): State<Arc<Page>>, headers: HeaderMap) -> Result<Response, Refusal> {
-    let session = page.trial.session()?;
+    let (session, permit) = (page.trial.session()?, page.stream()?);
     let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let (frames, receiver) = mpsc::channel(FRAMES);
     session.attach(after, frames);
-    let shutdown = page.shutdown.clone();
-    Ok(server_sent(unfold((receiver, shutdown), |(mut receiver, shutdown)| async move {
+    let begin = (receiver, page.shutdown.clone(), permit);
+    Ok(server_sent(unfold(begin, |(mut receiver, shutdown, permit)| async move {
         let frame = shutdown.run_until_cancelled(receiver.recv()).await.flatten()?;
         let event = match frame {
             Frame::Opened => json!({ "opened": true }),
             Frame::Text(text) => json!({ "frame": text }),
             Frame::Ended(why) => json!({ "ended": why }),
         };
-        Some((format!("data: {event}\n\n"), (receiver, shutdown)))
+        Some((format!("data: {event}\n\n"), (receiver, shutdown, permit)))
     })))
 }
