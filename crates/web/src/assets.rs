@@ -1,6 +1,6 @@
 //! The files of the page, compiled into the program. The style of reports comes first, so that page and report look alike.
 
-use crate::server::Page;
+use crate::page::Page;
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ mod feed;
 mod history;
 mod links;
 mod options;
+mod page;
 mod program;
 mod protection;
 mod refusal;
@@ -19,7 +20,7 @@ mod server;
 mod token;
 mod trial;
 
+pub use page::PageSettings;
 pub use program::{Called, Frame, Program, Run, RunEnd, Session};
-pub use protection::is_loopback;
-pub use server::{PageSettings, serve};
+pub use server::serve;
 pub use token::Token;

@@ -6,7 +6,7 @@
 //! - Everything under `/api/` needs the access token in a header, which a browser never adds by itself.
 //! - Bodies are small, complete within seconds, and JSON.
 
-use crate::{connections::Connection, refusal::Refusal, server::Page};
+use crate::{connections::Connection, page::Page, refusal::Refusal};
 use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
@@ -20,7 +20,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// Largest body in bytes.
@@ -36,14 +36,6 @@ const OTHERS: [(HeaderName, &str); 4] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
-
-/// Returns whether a host, without its port, is this machine's loopback.
-#[must_use]
-pub fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
 
 /// Refuses a request that does not come from the page, and adds the headers that protect every answer.
 pub(crate) async fn protect(State(page): State<Arc<Page>>, request: Request, next: Next) -> Response {
@@ -121,19 +113,4 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next().filter(|_| values.next().is_none())?;
     first.to_str().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_this_machine_only() {
-        for here in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "[::1]", "::1"] {
-            assert!(is_loopback(here), "{here}");
-        }
-        for elsewhere in ["", "localhost.example", "0.0.0.0", "10.0.0.1", "[::]", "127.0.0.1.example"] {
-            assert!(!is_loopback(elsewhere), "{elsewhere}");
-        }
-    }
 }

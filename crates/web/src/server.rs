@@ -4,14 +4,14 @@ use crate::{
     api, assets,
     connections::{Connection, Connections, Place},
     links::Links,
+    page::{Page, PageSettings},
     program::{Program, Run},
-    protection::{is_loopback, protect},
-    refusal::Refusal,
+    protection::protect,
     run::Runs,
     token::Token,
     trial::Trial,
 };
-use axum::{Router, http::StatusCode, middleware};
+use axum::{Router, middleware};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
@@ -19,7 +19,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -42,59 +42,6 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// Pause after an error of the listener, for example because no descriptor is free.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
-
-/// Who may use the page, and how.
-#[derive(Clone, Debug, Default)]
-pub struct PageSettings {
-    /// Names and addresses besides loopback by which browsers reach the page.
-    pub names: Vec<String>,
-    /// TLS. `None`: plain HTTP.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
-}
-
-impl PageSettings {
-    /// Returns whether `host`, perhaps with a port, names this page.
-    pub(crate) fn is_own(&self, host: &str) -> bool {
-        let bare = match host.rsplit_once(':') {
-            Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
-            _ => host,
-        };
-        is_loopback(bare) || self.names.iter().any(|name| name.eq_ignore_ascii_case(bare))
-    }
-
-    /// Returns the origin of the page if a browser reaches it as `host`.
-    pub(crate) fn origin(&self, host: &str) -> String {
-        format!("{}://{host}", if self.tls.is_some() { "https" } else { "http" })
-    }
-}
-
-impl Page {
-    /// Returns the right to one more stream.
-    ///
-    /// # Errors
-    /// There are too many.
-    pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many open pages: close one of them")
-        })
-    }
-}
-
-/// Everything that requests share.
-pub(crate) struct Page {
-    pub(crate) settings: PageSettings,
-    pub(crate) token: Token,
-    pub(crate) program: Arc<dyn Program>,
-    pub(crate) runs: Arc<Runs>,
-    pub(crate) trial: Trial,
-    pub(crate) links: Links,
-    /// Limits the streams of events and frames.
-    pub(crate) streams: Arc<Semaphore>,
-    /// Limits the commands that run at the same time.
-    pub(crate) calls: Semaphore,
-    /// Ends the streams of events.
-    pub(crate) shutdown: CancellationToken,
-}
 
 /// Serves the page on `listener` until `shutdown` is cancelled. `run`: a run that goes on already. Runs go on when the page ends.
 pub async fn serve(
@@ -197,22 +144,4 @@ async fn requests(
         .serve_connection(TokioIo::new(stream), service)
         .await
         .map_err(io::Error::other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_own_names_are_hosts() {
-        let settings = PageSettings { names: vec!["load.example".into()], tls: None };
-        for own in ["127.0.0.1:8089", "localhost", "[::1]:8089", "load.example", "LOAD.example:443"] {
-            assert!(settings.is_own(own), "{own}");
-        }
-        for other in
-            ["evil.example:8089", "", "127.0.0.1.evil.example", "load.example.evil", "load.example:x"]
-        {
-            assert!(!settings.is_own(other), "{other}");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! Server-sent events. A browser continues after its `Last-Event-ID`. It reads from the common log, so that it delays nobody.
 
-use crate::{feed::Entry, refusal::Refusal, server::Page};
+use crate::{feed::Entry, page::Page, refusal::Refusal};
 use axum::{
     body::{Body, Bytes},
     extract::State,

@@ -1,7 +1,7 @@
 //! Earlier runs: list, report, comparison, download and deletion.
 
 use super::{Answer, blocking, call};
-use crate::{history, links::LinkedFile, refusal::Refusal, server::Page};
+use crate::{history, links::LinkedFile, page::Page, refusal::Refusal};
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::{
     Json,

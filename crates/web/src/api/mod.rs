@@ -5,7 +5,7 @@ mod files;
 mod runs;
 mod trial;
 
-use crate::{program::Called, refusal::Refusal, server::Page};
+use crate::{page::Page, program::Called, refusal::Refusal};
 use axum::{
     Json, Router,
     extract::State,

@@ -1,7 +1,7 @@
 //! Starting, stopping and changing runs.
 
 use super::{Answer, blocking, call};
-use crate::{options, refusal::Refusal, server::Page};
+use crate::{options, page::Page, refusal::Refusal};
 use axum::{Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

@@ -1,7 +1,7 @@
 //! Trying one stream: see [`crate::trial`].
 
 use super::{Answer, blocking, events::server_sent};
-use crate::{program::Frame, refusal::Refusal, server::Page, trial};
+use crate::{page::Page, program::Frame, refusal::Refusal, trial};
 use axum::{
     Json,
     extract::State,
