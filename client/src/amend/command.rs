@@ -30,7 +30,7 @@ pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
     let response = match (&args.control, &args.run_id) {
         (Some(url), Some(id)) => ask_leader(url, id, &request)?,
         _ => {
-            let (socket, _) = find(args.run.as_deref())?;
+            let (socket, _) = find(args.run.as_deref(), Wanted::Amendable)?;
             service::ask(&socket, &request).map_err(|error| {
                 anyhow!("the run gave no answer ({error}): its results say whether its load was changed")
             })?
@@ -53,7 +53,7 @@ pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
 /// # Errors
 /// There is no such run, or the fault cannot be injected.
 pub(crate) fn inject(args: &InjectArgs) -> Result<(), RunError> {
-    let (socket, _) = find(args.run.as_deref())?;
+    let (socket, _) = find(args.run.as_deref(), Wanted::Any)?;
     let request = Request::Inject { fault: args.fault.clone() };
     let response = service::ask(&socket, &request).map_err(|error| {
         anyhow!("the run gave no answer ({error}): its results say whether the fault was injected")
@@ -79,11 +79,20 @@ fn ramp_up(args: &AmendArgs) -> Result<Duration, RunError> {
     })
 }
 
+/// The runs among which one is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Runs whose load can be changed.
+    Amendable,
+    /// All runs.
+    Any,
+}
+
 /// Finds the socket of the run with this id, or of the only run.
-fn find(id: Option<&str>) -> Result<(PathBuf, String), RunError> {
+fn find(id: Option<&str>, wanted: Wanted) -> Result<(PathBuf, String), RunError> {
     let sockets = service::sockets().map_err(|error| refused(&format!("cannot look for runs: {error}")))?;
     let describe = |socket: PathBuf| match service::ask(&socket, &Request::Describe) {
-        Ok(Response::Run { id, .. }) => Some((socket, id)),
+        Ok(Response::Run { id, amendable, .. }) if amendable || wanted == Wanted::Any => Some((socket, id)),
         _ => None,
     };
     let mut runs: Vec<_> = sockets.into_iter().filter_map(describe).collect();
@@ -95,8 +104,11 @@ fn find(id: Option<&str>) -> Result<(PathBuf, String), RunError> {
     }
     let ids: Vec<_> = runs.iter().map(|(_, id)| id.as_str()).collect();
     Err(refused(&match (id, ids.is_empty()) {
-        (Some(id), true) => format!("no run {id} is going on on this machine"),
-        (None, true) => "no run is going on on this machine: start one first; a run with --control needs --control and --run-id here too"
+        (Some(id), true) if wanted == Wanted::Any => format!("no run {id} is going on on this machine"),
+        (Some(id), true) => format!("no run {id} that can be amended is going on on this machine"),
+        (None, true) if wanted == Wanted::Any => "no run is going on on this machine: start one first".to_owned(),
+        (None, true) => "no run that can be amended is going on on this machine: start one with --duration, --stages or --arrival-rate; \
+             a run with --control needs --control and --run-id here too"
             .to_owned(),
         _ => format!("several runs are going on: choose one with --run ({})", ids.join(", ")),
     }))

@@ -46,6 +46,8 @@ pub(crate) enum Response {
         id: String,
         /// Time since its start.
         elapsed: Duration,
+        /// Whether its load can be changed.
+        amendable: bool,
     },
     /// The plan is changed.
     Amended {
@@ -103,7 +105,11 @@ impl Amender {
     /// Executes a request. Call it from one thread at a time.
     pub(crate) fn execute(&self, request: &Request) -> Response {
         match request {
-            Request::Describe => Response::Run { id: self.id.clone(), elapsed: self.epoch.elapsed() },
+            Request::Describe => Response::Run {
+                id: self.id.clone(),
+                elapsed: self.epoch.elapsed(),
+                amendable: self.schedule.current().is_amendable(),
+            },
             Request::Inject { .. } if self.stop.starting.is_cancelled() => {
                 Response::Refused(Refusal::Ending.to_string())
             }
