@@ -137,7 +137,9 @@ impl Browser {
     /// Waits until an expression is true in the page.
     pub fn wait(&mut self, expression: &str) {
         let deadline = std::time::Instant::now() + TIMEOUT;
-        while self.value(&format!("Boolean({expression})")) != true {
+        // The page may still be empty.
+        let look = format!("(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()");
+        while self.value(&look) != true {
             if std::time::Instant::now() > deadline {
                 let text = self.value("document.body.innerText");
                 panic!("timeout: {expression}\n{}", text.as_str().unwrap_or_default());

@@ -2,8 +2,10 @@
 import { clock, el, figure } from './dom.js';
 
 const SPACE = 'http://www.w3.org/2000/svg';
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 220, 56, 632, 18, 190];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 236, 56, 632, 36, 206];
 const POINTS = 400;
+// Width of a letter, roughly.
+const LETTER = 8;
 
 function shape(name, attributes, text) {
   const element = document.createElementNS(SPACE, name);
@@ -43,11 +45,14 @@ export function chart(title, series, marks, until) {
     const second = from + (to - from) * share;
     svg.append(shape('text', { x: x(second), y: HEIGHT - 8, 'text-anchor': share === 0 ? 'start' : share === 1 ? 'end' : 'middle' }, clock(second)));
   }
-  for (const { at, text, look } of marks.filter(mark => mark.at >= from && mark.at <= to)) {
+  const ends = [-Infinity, -Infinity];
+  for (const { at, text, look } of marks.toSorted((a, b) => a.at - b.at).filter(mark => mark.at >= from && mark.at <= to)) {
     svg.append(shape('line', { class: look, x1: x(at), x2: x(at), y1: TOP, y2: BOTTOM }));
-    if (text) {
-      const is_left = x(at) < (LEFT + RIGHT) / 2;
-      svg.append(shape('text', { class: look === 'mark' ? 'bad' : 'changed', x: x(at) + (is_left ? 4 : -4), y: TOP - 5, 'text-anchor': is_left ? 'start' : 'end' }, text));
+    // Two rows of texts. What fits into neither is in the table of faults and changes.
+    const row = text ? ends.findIndex(end => end < x(at)) : -1;
+    if (row >= 0) {
+      ends[row] = x(at) + text.length * LETTER;
+      svg.append(shape('text', { class: look === 'mark' ? 'bad' : 'changed', x: x(at) + 4, y: TOP - 5 - 15 * row }, text));
     }
   }
   for (const one of thinned) {

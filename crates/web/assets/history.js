@@ -11,7 +11,6 @@ const COLUMNS = [
   ['sessions', run => run.clients ?? -1, run => count(run.clients)],
   ['queries ok', run => run.queries_ok ?? -1, run => run.queries_total === null ? '–' : `${count(run.queries_ok)} of ${count(run.queries_total)}`],
   ['lost', run => run.tokens_lost ?? -1, run => count(run.tokens_lost)],
-  ['tokens/s', run => run.output_throughput ?? -1, run => figure(run.output_throughput)],
   ['ttft_ms p99', run => run.p99_ttft_ms ?? -1, run => figure(run.p99_ttft_ms)],
   ['e2el_ms p99', run => run.p99_e2el_ms ?? -1, run => figure(run.p99_e2el_ms)],
 ];

@@ -143,7 +143,7 @@ function tiles() {
     tile('queries failed', count(failed), failed > 0),
     ...DELIVERY.map(key => tile(key.replace('_', ' '), count(status?.[key]), status?.[key] > 0)),
     tile('reconnects', status ? `${count(status.reconnects_ok)} of ${count(status.reconnect_attempts)}` : '–'),
-    tile('measurement error, p99 of e2el_ms', error === null || error === undefined ? '–' : `${figure(error)} ms`),
+    tile('measurement error', error === null || error === undefined ? '–' : `${figure(error)} ms`),
     run.missed ? tile('events that this page missed', count(run.missed), true) : null,
     status?.events_dropped ? tile('events dropped', count(status.events_dropped), true) : null);
 }
