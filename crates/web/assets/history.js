@@ -6,7 +6,7 @@ import { get, send } from './server.js';
 const COLUMNS = [
   ['run', run => run.run, run => run.run],
   ['verdict', run => run.verdict ?? '', run => el('td', { className: { PASS: 'good', FAIL: 'bad' }[run.verdict] ?? 'unsure', title: run.verdict_reason ?? '' }, run.interrupted ? 'interrupted' : run.verdict ?? '–')],
-  ['started', run => run.started_at ?? '', run => (run.started_at ?? '–').replace('T', ' ').slice(0, 19)],
+  ['started', run => run.started_at ?? '', run => (run.started_at ?? '–').replace('T', ' ').slice(5, 16)],
   ['duration', run => run.duration_s ?? -1, run => run.duration_s === null ? '–' : clock(run.duration_s)],
   ['sessions', run => run.clients ?? -1, run => count(run.clients)],
   ['queries ok', run => run.queries_ok ?? -1, run => run.queries_total === null ? '–' : `${count(run.queries_ok)} of ${count(run.queries_total)}`],
@@ -130,6 +130,7 @@ $('confirm-yes').addEventListener('click', () => attempt(async () => {
   $('confirm').close();
   await send('DELETE', `/api/history/${encodeURIComponent(asked.run)}`);
   fill($('files'));
+  $('comparison').hidden = true;
   $('report').hidden = true;
   await load();
 }));

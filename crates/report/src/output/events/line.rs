@@ -337,3 +337,50 @@ pub(in crate::output) fn verdict(
     rest.insert("events_dropped".into(), dropped.into());
     event("verdict", info.elapsed, rest.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_margin_of_a_threshold_is_what_is_left_of_its_limit() {
+        let of = |text: &str, value: Option<f64>| {
+            let outcome = Outcome {
+                threshold: text.parse().unwrap(),
+                state: State::Held,
+                value,
+                worst_from_s: None,
+                certain: false,
+                untrusted: false,
+            };
+            threshold(&outcome)["margin"].clone()
+        };
+        assert_eq!(of("e2el_ms:p95<3000", Some(750.0)), 0.75);
+        assert_eq!(of("e2el_ms:p95<3000", Some(4_500.0)), -0.5, "beyond the limit");
+        assert_eq!(of("success_rate>=0.5", Some(1.0)), 1.0);
+        for none in
+            [of("e2el_ms:p95<3000", None), of("tokens_lost==0", Some(3.0)), of("error_rate<=0", Some(0.1))]
+        {
+            assert_eq!(none, Value::Null, "a limit of 0 has no share");
+        }
+    }
+
+    #[test]
+    fn the_status_of_a_run_tells_its_sums_and_its_verdict() {
+        let run = RunData::default();
+        let live = LiveStatus { failures: vec![("run\u{7}: 503".into(), 2)], ..LiveStatus::default() };
+        let judgement = measure::judge(&measure::Evidence::default());
+        let standing = Standing { live: &live, run: &run, judgement: Some(&judgement), dropped: 3 };
+        let status = status(Duration::from_secs(7), &standing);
+        assert_eq!((&status["type"], &status["t"]), (&json!("status"), &json!(7.0)));
+        assert_eq!(status["verdict"], judgement.verdict.name());
+        assert_eq!(status["events_dropped"], 3);
+        assert_eq!(status["failures"][0]["count"], 2);
+        assert!(
+            !status["failures"][0]["name"].as_str().unwrap().contains('\u{7}'),
+            "texts of servers are printable"
+        );
+        let unknown = super::status(Duration::ZERO, &Standing { judgement: None, ..standing });
+        assert_eq!(unknown["verdict"], Value::Null);
+    }
+}
