@@ -201,15 +201,11 @@ pub enum Command {
     /// The options of `run` apply as well. Exit codes: 0 all runs passed, 99 a run failed, 98 a run is INVALID, 1 a run has no result, 105
     /// interrupted.
     Sweep(Box<SweepArgs>),
-    /// Change the load of a running test
+    /// Change the load of a running test, or inject a fault into its stack
     ///
-    /// The change begins two to three seconds later and stays until the end of the run. The results list it. Exit codes: 0 changed,
-    /// 104 refused, 1 no answer, so that the results tell whether it was changed.
+    /// A change of the load begins two to three seconds later and stays until the end of the run. A fault is injected at once. The results
+    /// list both. Exit codes: 0 changed, 104 refused, 1 no answer, so that the results tell whether it was changed.
     Amend(AmendArgs),
-    /// Inject a fault into the stack of a running test
-    ///
-    /// The run records the fault and its effects, as those of `--fault`. Exit codes: 0 begun, 104 refused, 1 no answer.
-    Inject(InjectArgs),
     /// Show, start, change and compare runs in a browser
     ///
     /// Prints the address of the page, with its access token. A run that the page starts goes on if the page ends.
@@ -286,14 +282,17 @@ pub struct SizingArgs {
 
 /// The options of `streamstress amend`.
 #[derive(Clone, Debug, Args)]
-#[command(group = clap::ArgGroup::new("load").required(true))]
+#[command(group = clap::ArgGroup::new("change").required(true))]
 pub struct AmendArgs {
     /// Open sessions from then on, for runs with --duration or --stages. The sessions that started last end first
-    #[arg(long, group = "load", value_name = "N")]
+    #[arg(long, group = "change", value_name = "N")]
     pub clients: Option<u64>,
     /// Arrivals per second from then on, for runs with --arrival-rate
-    #[arg(long, visible_alias = "rate", group = "load", value_name = "N")]
+    #[arg(long, visible_alias = "rate", group = "change", value_name = "N")]
     pub arrival_rate: Option<f64>,
+    /// Fault to inject now, for example wsproxy-1:kill. See `streamstress stack fault --help` for targets and actions
+    #[arg(long, group = "change", value_name = "SPEC", conflicts_with = "ramp_up")]
+    pub fault: Option<String>,
     /// Time within which sessions start or end evenly, at least 1s [default: 1s]
     #[arg(long, value_name = "TIME")]
     pub ramp_up: Option<String>,
@@ -358,17 +357,6 @@ impl WebArgs {
         ]
         .concat()
     }
-}
-
-/// The options of `streamstress inject`.
-#[derive(Clone, Debug, Args)]
-pub struct InjectArgs {
-    /// The fault, for example wsproxy-1:kill. See `streamstress stack fault --help` for targets and actions
-    #[arg(value_name = "SPEC")]
-    pub fault: String,
-    /// Name of the run, if several are going on: the common start of its files' names
-    #[arg(long, value_name = "NAME")]
-    pub run: Option<String>,
 }
 
 /// The options of `streamstress compare`.

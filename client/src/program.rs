@@ -67,7 +67,6 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Some(Command::Sizing(args)) => size(&args),
         Some(Command::Amend(args)) => changed(amend::command::amend(&args)),
-        Some(Command::Inject(args)) => changed(amend::command::inject(&args)),
         Some(Command::Web(args)) => serve_page(&args),
         Some(Command::Sweep(args)) => {
             let matches = matches.subcommand_matches("sweep").unwrap_or(&matches);

@@ -1,4 +1,4 @@
-//! `streamstress web`, `run --web` and `inject` as processes: neither the page nor a run ends with the other, and changes are recorded.
+//! `streamstress web`, `run --web` and `amend --fault` as processes: neither the page nor a run ends with the other, and changes are recorded.
 
 mod fake;
 mod launched;
@@ -196,7 +196,8 @@ fn a_fault_is_injected_into_a_running_test_and_recorded() {
         .arg(dir.path());
     let mut run = ChildGuard::start(command.env("XDG_RUNTIME_DIR", dir.path()).stdout(Stdio::null()));
     let inject = |fault: &str| {
-        let output = streamstress(&["inject", fault]).env("XDG_RUNTIME_DIR", dir.path()).output().unwrap();
+        let output =
+            streamstress(&["amend", "--fault", fault]).env("XDG_RUNTIME_DIR", dir.path()).output().unwrap();
         (output.status.code(), text(&output))
     };
     let mut answer = (None, String::new());

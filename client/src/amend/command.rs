@@ -1,8 +1,8 @@
-//! `streamstress amend` and `streamstress inject`: find the run and ask the process that leads it for the change.
+//! `streamstress amend`: finds the run and asks the process that leads it for the change.
 
 use super::{Request, Response, service};
 use crate::{
-    cli::{AmendArgs, InjectArgs},
+    cli::AmendArgs,
     run_error::{RunError, refused},
 };
 use anyhow::anyhow;
@@ -18,21 +18,21 @@ use std::{path::PathBuf, time::Duration};
 /// Time in which the leader of a run with a control Redis must answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Answer of a process that does not know the request.
-const OTHER_VERSION: &str = "the run gave no answer to this request: it is of another version";
-
-/// Changes the plan of a run, and prints what was changed.
+/// Changes a run, and prints what was changed.
 ///
 /// # Errors
 /// There is no such run, or the change is not possible.
 pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
-    let request = Request::Amend { change: change(args), ramp_up: ramp_up(args)? };
+    let (request, wanted) = match args.fault.clone() {
+        Some(fault) => (Request::Inject { fault }, Wanted::Any),
+        None => (Request::Amend { change: change(args), ramp_up: ramp_up(args)? }, Wanted::Amendable),
+    };
     let response = match (&args.control, &args.run_id) {
         (Some(url), Some(id)) => ask_leader(url, id, &request)?,
         _ => {
-            let (socket, _) = find(args.run.as_deref(), Wanted::Amendable)?;
+            let (socket, _) = find(args.run.as_deref(), wanted)?;
             service::ask(&socket, &request).map_err(|error| {
-                anyhow!("the run gave no answer ({error}): its results say whether its load was changed")
+                anyhow!("the run gave no answer ({error}): its results say whether it was changed")
             })?
         }
     };
@@ -44,27 +44,13 @@ pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
             Ok(())
         }
         Response::Refused(why) => Err(refused(&why)),
-        Response::Run { .. } | Response::Injecting => Err(refused(OTHER_VERSION)),
-    }
-}
-
-/// Injects a fault into the stack of a run, and prints that its injection has begun. The run records it.
-///
-/// # Errors
-/// There is no such run, or the fault cannot be injected.
-pub(crate) fn inject(args: &InjectArgs) -> Result<(), RunError> {
-    let (socket, _) = find(args.run.as_deref(), Wanted::Any)?;
-    let request = Request::Inject { fault: args.fault.clone() };
-    let response = service::ask(&socket, &request).map_err(|error| {
-        anyhow!("the run gave no answer ({error}): its results say whether the fault was injected")
-    })?;
-    match response {
         Response::Injecting => {
-            messages::print_stdout(&format!("injecting {}\n", args.fault));
+            messages::print_stdout(&format!("injecting {}\n", args.fault.as_deref().unwrap_or_default()));
             Ok(())
         }
-        Response::Refused(why) => Err(refused(&why)),
-        Response::Run { .. } | Response::Amended { .. } => Err(refused(OTHER_VERSION)),
+        Response::Run { .. } => {
+            Err(refused("the run gave no answer to this request: it is of another version"))
+        }
     }
 }
 

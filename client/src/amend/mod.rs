@@ -1,9 +1,9 @@
-//! Amendments: `streamstress amend --clients 300` changes the plan of a run that is going on, and `streamstress inject wsproxy-1:kill`
-//! injects a fault that the plan lacks.
+//! Amendments: `streamstress amend --clients 300` changes the plan of a run that is going on, and `--fault wsproxy-1:kill` injects a fault
+//! that the plan lacks.
 //!
 //! The process that leads the run decides ([`Amender`]): it gives the change a second that has not come yet, tells all generators, and
 //! answers. Requests reach it through a unix socket on its machine ([`service`]), or through the control Redis of the run. [`command`]
-//! has the subcommands.
+//! is the subcommand.
 
 pub(crate) mod command;
 pub(crate) mod service;

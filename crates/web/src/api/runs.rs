@@ -58,8 +58,8 @@ pub(super) struct Inject {
 }
 
 pub(super) async fn inject(State(page): State<Arc<Page>>, Json(inject): Json<Inject>) -> Answer {
-    let fault = inject.fault.trim().to_owned();
-    let arguments = vec!["inject".to_owned(), format!("--run={}", page.runs.id()?), "--".to_owned(), fault];
+    let run = format!("--run={}", page.runs.id()?);
+    let arguments = vec!["amend".to_owned(), run, format!("--fault={}", inject.fault.trim())];
     changed(call(&page, arguments).await?)
 }
 
