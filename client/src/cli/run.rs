@@ -19,17 +19,8 @@ const GENERATORS: &str = "Several generators";
 const TUNING: &str = "Tuning";
 
 /// Options that `-h` shows. `--help` shows all.
-const IN_SHORT_HELP: [&str; 9] = [
-    "scenario",
-    "clients",
-    "queries",
-    "duration",
-    "api-url",
-    "wsproxy-url",
-    "embedded",
-    "threshold",
-    "output-dir",
-];
+const IN_SHORT_HELP: [&str; 8] =
+    ["scenario", "clients", "queries", "duration", "api-url", "wsproxy-url", "embedded", "threshold"];
 
 /// Completes an option as it was declared below.
 pub(crate) fn complete(arg: Arg) -> Arg {
