@@ -200,6 +200,11 @@ fn a_fault_is_injected_into_a_running_test_and_recorded() {
             streamstress(&["amend", "--fault", fault]).env("XDG_RUNTIME_DIR", dir.path()).output().unwrap();
         (output.status.code(), text(&output))
     };
+    // After the ramp-up, both gateways have sockets.
+    let rows = |path: &std::path::PathBuf| fs::read_to_string(path).unwrap_or_default().lines().count();
+    wait_until("two seconds are written", || {
+        files(dir.path(), "_history.csv").iter().any(|path| rows(path) > 2)
+    });
     let mut answer = (None, String::new());
     wait_until("the fault is accepted", || {
         answer = inject("wsproxy-1:kill");

@@ -1,5 +1,5 @@
 // Earlier runs: sorting and filtering, report, comparison, download and deletion.
-import { $, bytes, clock, count, el, figure, fill, problem, titled } from './dom.js';
+import { $, bytes, count, el, figure, fill, problem, titled } from './dom.js';
 import { get, send } from './server.js';
 
 // Heading, key to sort by, and the text of a cell.
@@ -7,7 +7,6 @@ const COLUMNS = [
   ['run', run => run.run, run => run.run],
   ['verdict', run => run.verdict ?? '', run => el('td', { className: { PASS: 'good', FAIL: 'bad' }[run.verdict] ?? 'unsure', title: run.verdict_reason ?? '' }, run.interrupted ? 'interrupted' : run.verdict ?? '–')],
   ['started', run => run.started_at ?? '', run => (run.started_at ?? '–').replace('T', ' ').slice(5, 16)],
-  ['duration', run => run.duration_s ?? -1, run => run.duration_s === null ? '–' : clock(run.duration_s)],
   ['sessions', run => run.clients ?? -1, run => count(run.clients)],
   ['queries ok', run => run.queries_ok ?? -1, run => run.queries_total === null ? '–' : `${count(run.queries_ok)} of ${count(run.queries_total)}`],
   ['lost', run => run.tokens_lost ?? -1, run => count(run.tokens_lost)],
