@@ -185,7 +185,7 @@ pub(in crate::output) fn status(at: Moment, standing: &Standing<'_>) -> Value {
         LIVE_METRICS.iter().zip(live.recent).zip(live.untrusted).map(|((metric, recent), untrusted)| {
             let figures = recent
                 .map(|[p50, p95, p99]| json!({ "p50": p50, "p95": p95, "p99": p99, "untrusted": untrusted }));
-            (metric.name_ms().to_owned(), json!(figures))
+            (metric.name_ms(), json!(figures))
         });
     let trust = run.metrics.trust(Metric::E2el);
     let error = |p: f64| trust.as_ref().and_then(|trust| trust.error_ms(Statistic::Percentile(p)));
