@@ -31,6 +31,7 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "so that `map_err` can name it")]
     pub(crate) fn broken(detail: impl ToString) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail.to_string())
     }
