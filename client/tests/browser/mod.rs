@@ -99,6 +99,7 @@ impl Browser {
     }
 
     /// Calls a method of the protocol and returns its result.
+    #[allow(clippy::needless_pass_by_value, reason = "the parameters are made for the call")]
     pub fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.calls += 1;
         let mut call = json!({ "id": self.calls, "method": method, "params": parameters });
