@@ -38,7 +38,12 @@ fn parts(url: &str) -> (String, String) {
 impl Page {
     fn start(dir: &Path, arguments: &[&str]) -> Self {
         let mut command = streamstress(&["web", "--address", "127.0.0.1:0", "--embedded"]);
-        command.args(arguments).current_dir(dir).env("XDG_RUNTIME_DIR", dir).stdout(Stdio::piped());
+        command
+            .args(arguments)
+            .current_dir(dir)
+            .env("XDG_RUNTIME_DIR", dir)
+            .env("TMPDIR", dir)
+            .stdout(Stdio::piped());
         let mut process = ChildGuard::start(&mut command);
         let mut url = String::new();
         let stdout: ChildStdout = process.0.stdout.take().unwrap();
@@ -96,6 +101,9 @@ fn the_end_of_the_page_ends_no_run() {
     page.process.signal(Signal::SIGINT);
     assert_eq!(page.process.code(), Some(0));
     assert!(is_running(run), "the run goes on without its page");
+    let left = fs::read_dir(dir.path()).unwrap().flatten();
+    let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("streamstress-web-"));
+    assert_eq!(left.count(), 0, "the page leaves no temporary files");
     let results = dir.path().join("results");
     wait_until("the run ends by itself", || !is_running(run));
     let summary = summary(&results);

@@ -51,6 +51,8 @@ pub(super) struct ChildRun {
     child: Mutex<Child>,
     pipe: EventPipe,
     reader: Mutex<Option<Box<dyn BufRead + Send>>>,
+    /// What it prints on stderr.
+    messages: File,
 }
 
 impl ChildRun {
@@ -61,6 +63,8 @@ impl ChildRun {
     pub(super) fn start(program: &Path, arguments: &[impl AsRef<OsStr>]) -> io::Result<Self> {
         let pipe = EventPipe::create()?;
         let reader = pipe.reader()?;
+        let path = pipe.directory().join("messages");
+        let messages = File::options().read(true).append(true).create_new(true).open(path)?;
         let child = command(program)
             .arg("run")
             .args(arguments)
@@ -68,23 +72,19 @@ impl ChildRun {
             .arg(format!("--out=seconds={}", pipe.path().display()))
             .process_group(0)
             .stdout(Stdio::null())
-            .stderr(File::create(messages_of(&pipe))?)
+            .stderr(messages.try_clone()?)
             .spawn()?;
-        Ok(Self { child: Mutex::new(child), pipe, reader: Mutex::new(Some(Box::new(reader))) })
+        Ok(Self { child: Mutex::new(child), pipe, reader: Mutex::new(Some(Box::new(reader))), messages })
     }
 
     fn messages(&self) -> io::Result<String> {
-        let mut file = File::open(messages_of(&self.pipe))?;
+        let mut file = &self.messages;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(KEPT)))?;
         let mut bytes = Vec::new();
         file.take(KEPT).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
-}
-
-fn messages_of(pipe: &EventPipe) -> std::path::PathBuf {
-    pipe.directory().join("messages")
 }
 
 impl Run for ChildRun {

@@ -7,7 +7,7 @@ use nix::{
     unistd::mkfifo,
 };
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufReader, Read},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
@@ -58,7 +58,8 @@ impl EventPipe {
     pub(super) fn reader(&self) -> io::Result<BufReader<EventReader>> {
         // Without waiting for a writer, which may never come.
         let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(self.path())?;
-        Ok(BufReader::new(EventReader { file, has_ended: Arc::clone(&self.has_ended) }))
+        let directory = Some(self.directory.path().to_owned());
+        Ok(BufReader::new(EventReader { file, has_ended: Arc::clone(&self.has_ended), directory }))
     }
 
     /// Notes that the run has ended. What it wrote before is still read.
@@ -72,6 +73,8 @@ impl EventPipe {
 pub(super) struct EventReader {
     file: File,
     has_ended: Arc<AtomicBool>,
+    /// The directory of the pipe. It is removed with the first event, so that it does not stay if the page ends before the run.
+    directory: Option<PathBuf>,
 }
 
 impl Read for EventReader {
@@ -85,7 +88,13 @@ impl Read for EventReader {
                 Ok(0) if ready == 0 && !has_ended => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !has_ended => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                read => return read,
+                read => {
+                    // The writer has opened the pipe, and keeps it open.
+                    if let Some(directory) = self.directory.take() {
+                        let _ = fs::remove_dir_all(directory);
+                    }
+                    return read;
+                }
             }
         }
     }
