@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ours=(protocol dialects guard host telemetry settings plan measure load report bus coordination server wsproxy stack client benches)
+ours=(protocol dialects guard host telemetry settings plan measure load report web bus coordination server wsproxy stack client benches)
 declare -A may=(
     [protocol]=""
     [dialects]=""
@@ -15,12 +15,13 @@ declare -A may=(
     [measure]="plan protocol settings"
     [load]="dialects host measure plan protocol settings"
     [report]="host measure plan protocol settings"
+    [web]="host measure plan report settings"
     [bus]="host protocol"
     [coordination]="host settings"
     [server]="bus dialects guard host protocol settings telemetry"
     [wsproxy]="bus guard host protocol settings telemetry"
     [stack]="bus guard host protocol server settings wsproxy"
-    [client]="coordination dialects host load measure plan protocol report server settings stack telemetry wsproxy"
+    [client]="coordination dialects host load measure plan protocol report server settings stack telemetry web wsproxy"
     [benches]="bus client host load measure plan protocol report stack wsproxy"
 )
 violations=0

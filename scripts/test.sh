@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need (redis-server, haproxy, jq, valgrind, prometheus, linters) and checks everything: format, clippy, docs, dependencies between
+# Installs what the tests need (redis-server, haproxy, jq, valgrind, prometheus, chromium, linters) and checks everything: format, clippy, docs, dependencies between
 # crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, OpenAI's Python client against the simulator, the installer, alerts and dashboards, instructions of the hot paths, small scenarios, a small fault matrix,
 # the examples, and if a container engine is available smoke tests with Compose and Swarm. --quick leaves the last six out. Ends with the
 # duration of each step.
@@ -44,16 +44,16 @@ install() { # PACKAGES
 
 install_missing() {
     local missing=()
-    for program in redis-server haproxy jq valgrind prometheus; do has "$program" || missing+=("$program"); done
+    for program in redis-server haproxy jq valgrind prometheus chromium; do has "$program" || missing+=("$program"); done
     if ((${#missing[@]} == 0)); then return; fi
     if ! command -v apt-get >/dev/null; then
-        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq valgrind prometheus)" >&2
+        echo "test: ${missing[*]} missing: install them (e.g. dnf install redis haproxy jq valgrind prometheus chromium)" >&2
         exit 1
     fi
     install "${missing[@]}"
     # Debian starts the services that it installs. The tests start their own: stop only those that were installed here.
     for service in "${missing[@]}"; do
-        [[ $service != jq && $service != valgrind ]] || continue
+        [[ $service != jq && $service != valgrind && $service != chromium ]] || continue
         if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
             as_root systemctl disable --now "$service" || true
         elif [[ -x /etc/init.d/$service ]]; then

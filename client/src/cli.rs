@@ -205,11 +205,15 @@ pub enum Command {
     /// The options of `run` apply as well. Exit codes: 0 all runs passed, 99 a run failed, 98 a run is INVALID, 1 a run has no result, 105
     /// interrupted.
     Sweep(Box<SweepArgs>),
-    /// Change the load of a running test
+    /// Change the load of a running test, or inject a fault into its stack
     ///
-    /// The change begins two to three seconds later and stays until the end of the run. The results list it. Exit codes: 0 changed,
-    /// 104 refused, 1 no answer, so that the results tell whether it was changed.
+    /// A change of the load begins two to three seconds later and stays until the end of the run. A fault is injected at once. The results
+    /// list both. Exit codes: 0 changed, 104 refused, 1 no answer, so that the results tell whether it was changed.
     Amend(AmendArgs),
+    /// Show, start, change and compare runs in a browser
+    ///
+    /// Prints the address of the page, with its access token. A run that the page starts goes on if the page ends.
+    Web(WebArgs),
     /// Run one generator for `run --generators N`, which starts it
     #[command(hide = true)]
     Generator,
@@ -311,14 +315,17 @@ pub struct SizingArgs {
 
 /// The options of `streamstress amend`.
 #[derive(Clone, Debug, Args)]
-#[command(group = clap::ArgGroup::new("load").required(true))]
+#[command(group = clap::ArgGroup::new("change").required(true))]
 pub struct AmendArgs {
     /// Open sessions from then on, for runs with --duration or --stages. The sessions that started last end first
-    #[arg(long, group = "load", value_name = "N")]
+    #[arg(long, group = "change", value_name = "N")]
     pub clients: Option<u64>,
     /// Arrivals per second from then on, for runs with --arrival-rate
-    #[arg(long, visible_alias = "rate", group = "load", value_name = "N")]
+    #[arg(long, visible_alias = "rate", group = "change", value_name = "N")]
     pub arrival_rate: Option<f64>,
+    /// Fault to inject now, for example wsproxy-1:kill. See `streamstress stack fault --help` for targets and actions
+    #[arg(long, group = "change", value_name = "SPEC", conflicts_with = "ramp_up")]
+    pub fault: Option<String>,
     /// Time within which sessions start or end evenly, at least 1s [default: 1s]
     #[arg(long, value_name = "TIME")]
     pub ramp_up: Option<String>,
@@ -331,6 +338,58 @@ pub struct AmendArgs {
     /// Name of the run in the control Redis
     #[arg(long, value_name = "ID", requires = "control")]
     pub run_id: Option<String>,
+}
+
+/// The options of `streamstress web`.
+#[derive(Clone, Debug, Args)]
+pub struct WebArgs {
+    /// Address of the page; port 0 takes a free port
+    #[arg(long, default_value = "127.0.0.1:8089", value_name = "ADDRESS")]
+    pub address: String,
+    /// Let other machines use the page under this name or address, which browsers show (repeatable). Without it, only this machine can
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub web_allow: Vec<String>,
+    /// Certificate chain of the page (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the page (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Directory for the result files, and of the runs in the history [default: results]
+    #[arg(short, long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// URL of the HTTP API for runs whose form names none, and for trying one stream (repeatable)
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub api_url: Vec<String>,
+    /// URL of the gateway, likewise (repeatable)
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub wsproxy_url: Vec<String>,
+    /// Run the whole stack in the process of each run, likewise
+    #[arg(long)]
+    pub embedded: bool,
+    /// Confirm that you may load-test this host (repeatable)
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub i_am_allowed_to_load_test: Vec<String>,
+    /// Stack to inject faults into and to observe: a name, a state directory, or `compose`
+    #[arg(long, value_name = "NAME")]
+    pub fault_stack: Option<String>,
+}
+
+impl WebArgs {
+    /// Returns the options of a run that say where it goes.
+    pub(crate) fn target(&self) -> Vec<String> {
+        let many = |flag: &str, values: &[String]| -> Vec<String> {
+            values.iter().map(|value| format!("--{flag}={value}")).collect()
+        };
+        [
+            many("api-url", &self.api_url),
+            many("wsproxy-url", &self.wsproxy_url),
+            many("i-am-allowed-to-load-test", &self.i_am_allowed_to_load_test),
+            many("fault-stack", self.fault_stack.as_slice()),
+            self.embedded.then(|| "--embedded".to_owned()).into_iter().collect(),
+        ]
+        .concat()
+    }
 }
 
 /// The options of `streamstress compare`.

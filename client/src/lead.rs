@@ -2,16 +2,17 @@
 //! It generates no load. Generators, in this process or in others, do that.
 
 use crate::{
-    amend::{Amender, Broadcast, service::Service},
+    amend::{Amender, Broadcast, Inject, service::Service},
     config::{Config, Division},
     connect,
     observer::{Observer, PreparedObserver},
     preflight,
     run_error::{RunError, refused},
+    stack_faults,
 };
 use anyhow::Context;
 use load::{
-    injection::{FaultRunner, FirstSend, Injector},
+    injection::{FaultRunner, FirstSend, Injector, Unplanned},
     watch::{PreparedWatch, Source, WatchConfig},
 };
 use measure::{Activity, FaultLog, GeneratorMessage, GeneratorReport, live::LiveCounters};
@@ -201,7 +202,11 @@ impl<'a> Lead<'a> {
                 return Err(error);
             }
         };
-        let amender = self.amender(epoch, broadcast);
+        let planned = &self.settings.config.plan.faults.planned;
+        let faults =
+            FaultRunner::start(planned, self.settings.injector, &self.faults, &self.first_send, epoch)
+                .context("cannot start a thread for a fault")?;
+        let amender = self.amender(epoch, broadcast, faults.unplanned());
         if let (Some(steering), Some(amender)) = (self.settings.steering, &amender) {
             // Without a receiver, nobody steers any more.
             let _ = steering.amender.try_send(Arc::clone(amender));
@@ -215,9 +220,6 @@ impl<'a> Lead<'a> {
             observer.begin(settings.config, &run, &metrics, counters.clone(), epoch)
         });
         let observer = observer.transpose()?.unwrap_or_default();
-        let planned = &settings.config.plan.faults.planned;
-        let faults = FaultRunner::start(planned, settings.injector, &log, &first_send, epoch)
-            .context("cannot start a thread for a fault")?;
         let watch = watch
             .start(epoch, counters, Box::new(|text| messages::warn(&[text])))
             .context("cannot watch the stack")?;
@@ -225,7 +227,7 @@ impl<'a> Lead<'a> {
         let takes_requests = is_local && settings.steering.is_none();
         let service = amender.clone().filter(|_| takes_requests).and_then(|amender| {
             let started = Service::start(amender);
-            started.map_err(|error| messages::warn(&[format!("this run cannot be amended: {error:#}")])).ok()
+            started.map_err(|error| messages::warn(&[format!("this run cannot be changed: {error:#}")])).ok()
         });
         Ok(Led {
             settings,
@@ -243,10 +245,15 @@ impl<'a> Lead<'a> {
         })
     }
 
-    /// Returns what changes the plan, if it can be changed.
-    fn amender(&self, epoch: Instant, broadcast: Option<Broadcast>) -> Option<Arc<Amender>> {
+    /// Returns what changes the run, if it is not one of several that do not know each other.
+    fn amender(
+        &self,
+        epoch: Instant,
+        broadcast: Option<Broadcast>,
+        unplanned: Unplanned,
+    ) -> Option<Arc<Amender>> {
         let config = self.settings.config;
-        if !self.schedule.current().is_amendable() || matches!(config.division, Division::Shard(_)) {
+        if matches!(config.division, Division::Shard(_)) {
             return None;
         }
         let config = config.clone();
@@ -263,7 +270,31 @@ impl<'a> Lead<'a> {
             check: Box::new(check),
             stop: self.settings.stop.clone(),
             broadcast,
+            inject: self.inject(unplanned),
         }))
+    }
+
+    /// Returns what injects a fault that was not planned, into the stack that the configuration names.
+    fn inject(&self, unplanned: Unplanned) -> Inject {
+        let (log, stack) = (Arc::clone(&self.faults), self.settings.config.plan.faults.stack.clone());
+        let (given, is_embedded) = (self.settings.injector.cloned(), self.settings.config.embedded);
+        Box::new(move |fault| {
+            stack_faults::parse(fault)?;
+            let injector = match &given {
+                Some(injector) => Arc::clone(injector),
+                None if is_embedded => {
+                    return Err(
+                        "--embedded has no processes into which a fault can be injected: use a native stack"
+                            .into(),
+                    );
+                }
+                None => stack_faults::injector(stack.as_deref())?,
+            };
+            let refused = |error: anyhow::Error| format!("`{fault}` cannot be injected: {error:#}");
+            injector.check(fault).map_err(refused)?;
+            log.set_stated_names(injector.stated_names().map_err(refused)?);
+            unplanned.inject(fault, injector).map_err(refused)
+        })
     }
 
     /// Judges and writes a run whose parts were recorded earlier, and which took `elapsed`. `rows`: files of rows to join.

@@ -23,3 +23,4 @@ mod sizing;
 mod stack_faults;
 mod stack_members;
 mod sweep;
+mod web;

@@ -5,8 +5,8 @@ mod print;
 use crate::{
     amend, capacity,
     cli::{
-        self, AmendArgs, CapacityArgs, Cli, Command, CompareArgs, Engine, InspectArgs, InspectFormat,
-        MergeArgs, Origins, Passed, RunArgs, SizingArgs, SweepArgs,
+        self, CapacityArgs, Cli, Command, CompareArgs, Engine, InspectArgs, InspectFormat, MergeArgs,
+        Origins, Passed, RunArgs, SizingArgs, SweepArgs, WebArgs,
     },
     config::{Config, Division},
     endpoints, engine, environment, generators, outline,
@@ -14,6 +14,7 @@ use crate::{
     scenario, signals,
     sizing::{self, Destination as GuideDestination},
     sweep::{self, Swept},
+    web::{self, OwnPage},
 };
 use clap::{ArgMatches, FromArgMatches};
 use measure::comparison::{ComparedFigure, ComparisonOptions};
@@ -66,7 +67,8 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             search_ceiling(*args, matches, started_at)
         }
         Some(Command::Sizing(args)) => size(&args),
-        Some(Command::Amend(args)) => amend(&args),
+        Some(Command::Amend(args)) => changed(amend::command::amend(&args)),
+        Some(Command::Web(args)) => serve_page(&args),
         Some(Command::Sweep(args)) => {
             let matches = matches.subcommand_matches("sweep").unwrap_or(&matches);
             play_sweep(&args, matches, &arguments, started_at)
@@ -204,6 +206,11 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         // `engine::run` reports the error.
         Ok(_) | Err(_) => {}
     }
+    let page = match config.output.web.clone().map(|address| OwnPage::start(&address, &mut config)) {
+        None => None,
+        Some(Ok(page)) => Some(page),
+        Some(Err(error)) => return print::error(&error),
+    };
     let (quiet, output_dir, keep_results) =
         (config.output.quiet, config.output.dir.clone(), config.output.keep_results);
     // With `--out json=-`, stdout carries the events.
@@ -220,6 +227,9 @@ fn load(args: RunArgs, origins: &Origins, started_at: OffsetDateTime) -> u8 {
         }
     };
     print::limit_results(&output_dir, keep_results);
+    if let Some(page) = page {
+        page.end(code);
+    }
     code
 }
 
@@ -249,11 +259,38 @@ fn print_manifest(config: &Config, engine: Engine, started_at: OffsetDateTime) -
     }
 }
 
-/// Changes the plan of a run that is going on.
-fn amend(args: &AmendArgs) -> u8 {
-    match amend::command::amend(args) {
+/// Returns the exit code of a command that changes a run or shows the page.
+fn changed(outcome: Result<(), RunError>) -> u8 {
+    match outcome {
         Ok(()) => 0,
         Err(error) => print::error(&error),
+    }
+}
+
+/// Serves the page until a signal. Runs that it starts, and its own session, have the options that a run without arguments has.
+fn serve_page(args: &WebArgs) -> u8 {
+    let mut words: Vec<OsString> = vec!["streamstress".into(), "run".into()];
+    words.extend(args.target().into_iter().map(OsString::from));
+    words.extend(args.output_dir.iter().map(|dir| {
+        let mut word = OsString::from("--output-dir=");
+        word.push(dir);
+        word
+    }));
+    let (run, matches) = match parse(&words) {
+        Ok((Cli { command: Some(Command::Run(run)), .. }, matches)) => (*run, matches),
+        Ok(_) => return REFUSED,
+        Err(error) => {
+            messages::print_stderr(error.to_string().trim_end());
+            return REFUSED;
+        }
+    };
+    let matches = matches.subcommand_matches("run").unwrap_or(&matches);
+    match resolve(run, matches) {
+        Ok((run, _)) => changed(web::web(args, run)),
+        Err(error) => {
+            messages::print_stderr(&format!("error: {error}"));
+            REFUSED
+        }
     }
 }
 

@@ -151,7 +151,7 @@ fn what_cannot_be_amended_is_one_clear_sentence() {
     refused(&["--clients", "5"], "no run that can be amended is going on");
     let _one = start(&server, dir.path(), &["--clients", "4", "--duration", "30s"]);
     let sockets = dir.path().join("streamstress-runs");
-    wait_until("the run listens", || fs::read_dir(&sockets).is_ok_and(|sockets| sockets.count() > 0));
+    wait_until("the runs listen", || fs::read_dir(&sockets).is_ok_and(|sockets| sockets.count() > 1));
     refused(&["--clients", "5", "--ramp-up", "1h"], "the schedule of this run ends at 30 s");
     refused(&["--clients", "5", "--run", "nosuch"], "no run nosuch that can be amended");
     refused(&["--clients", "2000000"], "expected at most 1000000");

@@ -20,7 +20,7 @@ use bus::BusError;
 use guard::Budget;
 use host::Exporter;
 use protocol::{Claims, CloseResponse, CreateResponse, RunResponse, SessionId, Signer};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use telemetry::PushCounts;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

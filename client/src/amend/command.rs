@@ -18,18 +18,21 @@ use std::{path::PathBuf, time::Duration};
 /// Time in which the leader of a run with a control Redis must answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Changes the plan of a run, and prints what was changed.
+/// Changes a run, and prints what was changed.
 ///
 /// # Errors
 /// There is no such run, or the change is not possible.
 pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
-    let request = Request::Amend { change: change(args), ramp_up: ramp_up(args)? };
+    let (request, wanted) = match args.fault.clone() {
+        Some(fault) => (Request::Inject { fault }, Wanted::Any),
+        None => (Request::Amend { change: change(args), ramp_up: ramp_up(args)? }, Wanted::Amendable),
+    };
     let response = match (&args.control, &args.run_id) {
         (Some(url), Some(id)) => ask_leader(url, id, &request)?,
         _ => {
-            let (socket, _) = find(args.run.as_deref())?;
+            let (socket, _) = find(args.run.as_deref(), wanted)?;
             service::ask(&socket, &request).map_err(|error| {
-                anyhow!("the run gave no answer ({error}): its results say whether its load was changed")
+                anyhow!("the run gave no answer ({error}): its results say whether it was changed")
             })?
         }
     };
@@ -41,6 +44,10 @@ pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
             Ok(())
         }
         Response::Refused(why) => Err(refused(&why)),
+        Response::Injecting => {
+            messages::print_stdout(&format!("injecting {}\n", args.fault.as_deref().unwrap_or_default()));
+            Ok(())
+        }
         Response::Run { .. } => {
             Err(refused("the run gave no answer to this request: it is of another version"))
         }
@@ -58,11 +65,20 @@ fn ramp_up(args: &AmendArgs) -> Result<Duration, RunError> {
     })
 }
 
+/// The runs among which one is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Runs whose load can be changed.
+    Amendable,
+    /// All runs.
+    Any,
+}
+
 /// Finds the socket of the run with this id, or of the only run.
-fn find(id: Option<&str>) -> Result<(PathBuf, String), RunError> {
+fn find(id: Option<&str>, wanted: Wanted) -> Result<(PathBuf, String), RunError> {
     let sockets = service::sockets().map_err(|error| refused(&format!("cannot look for runs: {error}")))?;
     let describe = |socket: PathBuf| match service::ask(&socket, &Request::Describe) {
-        Ok(Response::Run { id, .. }) => Some((socket, id)),
+        Ok(Response::Run { id, amendable, .. }) if amendable || wanted == Wanted::Any => Some((socket, id)),
         _ => None,
     };
     let mut runs: Vec<_> = sockets.into_iter().filter_map(describe).collect();
@@ -74,7 +90,9 @@ fn find(id: Option<&str>) -> Result<(PathBuf, String), RunError> {
     }
     let ids: Vec<_> = runs.iter().map(|(_, id)| id.as_str()).collect();
     Err(refused(&match (id, ids.is_empty()) {
+        (Some(id), true) if wanted == Wanted::Any => format!("no run {id} is going on on this machine"),
         (Some(id), true) => format!("no run {id} that can be amended is going on on this machine"),
+        (None, true) if wanted == Wanted::Any => "no run is going on on this machine: start one first".to_owned(),
         (None, true) => "no run that can be amended is going on on this machine: start one with --duration, --stages or --arrival-rate; \
              a run with --control needs --control and --run-id here too"
             .to_owned(),

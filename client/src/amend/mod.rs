@@ -1,4 +1,5 @@
-//! Amendments: `streamstress amend --clients 300` changes the plan of a run that is going on.
+//! Amendments: `streamstress amend --clients 300` changes the plan of a run that is going on, and `--fault wsproxy-1:kill` injects a fault
+//! that the plan lacks.
 //!
 //! The process that leads the run decides ([`Amender`]): it gives the change a second that has not come yet, tells all generators, and
 //! answers. Requests reach it through a unix socket on its machine ([`service`]), or through the control Redis of the run. [`command`]
@@ -29,6 +30,11 @@ pub(crate) enum Request {
         /// Time within which it changes.
         ramp_up: Duration,
     },
+    /// Inject a fault now.
+    Inject {
+        /// Text of the fault, for example `wsproxy-1:kill`.
+        fault: String,
+    },
 }
 
 /// The answer of the process that leads the run.
@@ -40,6 +46,8 @@ pub(crate) enum Response {
         id: String,
         /// Time since its start.
         elapsed: Duration,
+        /// Whether its load can be changed.
+        amendable: bool,
     },
     /// The plan is changed.
     Amended {
@@ -48,7 +56,9 @@ pub(crate) enum Response {
         /// Time until it begins.
         begins_in: Duration,
     },
-    /// The plan stays as it is, for this reason.
+    /// The injection of the fault has begun.
+    Injecting,
+    /// Nothing is changed, for this reason.
     Refused(String),
 }
 
@@ -56,7 +66,7 @@ pub(crate) enum Response {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// The run ends.
-    #[error("the run is ending: its load cannot be changed any more")]
+    #[error("the run is ending: it cannot be changed any more")]
     Ending,
     /// The plan cannot be changed like this.
     #[error(transparent)]
@@ -72,6 +82,9 @@ pub(crate) enum Refusal {
 /// Tells all generators of a run of a change. Returns why it cannot.
 pub(crate) type Broadcast = Box<dyn Fn(Amendment) -> Result<(), String> + Send + Sync>;
 
+/// Begins to inject a fault. Returns why it cannot.
+pub(crate) type Inject = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// Changes the plan of a run.
 pub(crate) struct Amender {
     /// Common start of the names of the run's files.
@@ -85,14 +98,25 @@ pub(crate) struct Amender {
     pub(crate) stop: Stop,
     /// `None` if this process is the only generator.
     pub(crate) broadcast: Option<Broadcast>,
+    pub(crate) inject: Inject,
 }
 
 impl Amender {
     /// Executes a request. Call it from one thread at a time.
     pub(crate) fn execute(&self, request: &Request) -> Response {
-        match *request {
-            Request::Describe => Response::Run { id: self.id.clone(), elapsed: self.epoch.elapsed() },
-            Request::Amend { change, ramp_up } => match self.amend(change, ramp_up) {
+        match request {
+            Request::Describe => Response::Run {
+                id: self.id.clone(),
+                elapsed: self.epoch.elapsed(),
+                amendable: self.schedule.current().is_amendable(),
+            },
+            Request::Inject { .. } if self.stop.starting.is_cancelled() => {
+                Response::Refused(Refusal::Ending.to_string())
+            }
+            Request::Inject { fault } => {
+                (self.inject)(fault).map_or_else(Response::Refused, |()| Response::Injecting)
+            }
+            &Request::Amend { change, ramp_up } => match self.amend(change, ramp_up) {
                 Ok(amendment) => Response::Amended {
                     amendment,
                     begins_in: amendment.at().saturating_sub(self.epoch.elapsed()),

@@ -176,8 +176,8 @@ fn determined(run: &RunArgs) -> Vec<String> {
     if run.arrival.is_some() {
         errors.push("a search determines --arrival: remove it, and use --by".to_owned());
     }
-    if run.tui {
-        errors.push("a search has its own progress: remove --tui".to_owned());
+    if run.tui || run.web.is_some() {
+        errors.push("a search has its own progress: remove --tui and --web".to_owned());
     }
     errors
 }

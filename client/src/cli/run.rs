@@ -20,17 +20,8 @@ const GENERATORS: &str = "Several generators";
 const TUNING: &str = "Tuning";
 
 /// Options that `-h` shows. `--help` shows all.
-const IN_SHORT_HELP: [&str; 9] = [
-    "scenario",
-    "clients",
-    "queries",
-    "duration",
-    "api-url",
-    "wsproxy-url",
-    "embedded",
-    "threshold",
-    "output-dir",
-];
+const IN_SHORT_HELP: [&str; 8] =
+    ["scenario", "clients", "queries", "duration", "api-url", "wsproxy-url", "embedded", "threshold"];
 
 /// Completes an option as it was declared below.
 pub(crate) fn complete(arg: Arg) -> Arg {
@@ -367,7 +358,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", help_heading = OUTPUT)]
     pub name: Option<String>,
     /// Write events as JSON lines: json (into the output directory), json=FILE (a file or named pipe) or json=- (stdout; other
-    /// text then goes to stderr)
+    /// text then goes to stderr). seconds=FILE leaves out single queries, sessions and reconnects
     #[arg(long, value_name = "json[=FILE]", help_heading = OUTPUT)]
     pub out: Option<String>,
     /// Serve the metrics of the run for Prometheus at /metrics on this address, for example 127.0.0.1:9464; a port alone is one of this
@@ -380,6 +371,10 @@ pub struct RunArgs {
     /// Show a live view on the whole terminal (q: stop, ?: help)
     #[arg(long, help_heading = OUTPUT)]
     pub tui: bool,
+    /// Show the run in a browser. Prints the address of the page with its access token [default address: 127.0.0.1:8089]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8089", help_heading = OUTPUT)]
+    #[serde(skip)]
+    pub web: Option<String>,
     /// Keep the result files of the newest N runs, this one included, and delete older ones from the output directory
     /// [default: keep all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = OUTPUT)]

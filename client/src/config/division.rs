@@ -232,6 +232,9 @@ fn refuse_what_does_not_divide(check: &mut Check, division: &Division, plan: &Pl
             "--embedded works on one machine only: start a stack that all generators can reach".into(),
         );
     }
+    if args.web.is_some() && matches!(division, Division::Control(_)) {
+        check.error("--web cannot be used with --control: several machines could lead the run".into());
+    }
     if args.tui && matches!(division, Division::Control(_)) {
         check.error("--tui cannot be used with --control: start the generators without it".into());
     }

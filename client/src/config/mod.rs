@@ -78,6 +78,8 @@ pub struct Output {
     pub metrics_address: Option<SocketAddr>,
     /// OpenTelemetry collector that metrics are pushed to.
     pub otlp: Option<Url>,
+    /// Address of the page of the run.
+    pub web: Option<String>,
 }
 
 impl Config {
@@ -203,7 +205,13 @@ fn output(check: &mut Check, args: &RunArgs) -> Output {
             .otlp
             .as_deref()
             .and_then(|text| telemetry::push_url(text).map_err(|error| check.error(error.to_string())).ok()),
+        web: args.web.clone(),
     };
+    if output.web.is_some() && output.events.is_some() {
+        check.error(
+            "--web and --out exclude each other, because the page reads the events: use one of them".into(),
+        );
+    }
     if output.tui && output.quiet {
         check.error("--tui and --quiet exclude each other: use one of them".into());
     }

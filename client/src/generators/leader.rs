@@ -228,7 +228,8 @@ impl<'a> Instructions<'a> {
     fn update(&mut self) {
         let injected = self.faults.records();
         let same = |(one, other): (&FaultRecord, &FaultRecord)| one.status == other.status;
-        if !injected.iter().zip(&self.injected).all(same) {
+        let is_same_number = injected.len() == self.injected.len();
+        if !is_same_number || !injected.iter().zip(&self.injected).all(same) {
             self.send(&Instruction::Faults(injected.clone()));
             self.injected = injected;
         }

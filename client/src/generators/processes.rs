@@ -136,6 +136,7 @@ fn options_of(config: &Config, shard: u32, count: u32) -> RunArgs {
         generators: None,
         tui: false,
         out: None,
+        web: None,
         ..target_options(config)
     }
 }

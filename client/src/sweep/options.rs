@@ -217,8 +217,8 @@ fn refuse_unusable(
     if run.control.is_some() || run.shard.is_some() || run.on.is_some() {
         errors.push("the runs of a sweep are played on this machine: remove --control, --shard and --on");
     }
-    if run.tui || run.out.is_some() {
-        errors.push("a sweep has its own output: remove --tui and --out");
+    if run.tui || run.out.is_some() || run.web.is_some() {
+        errors.push("a sweep has its own output: remove --tui, --out and --web");
     }
     if run.keep_results.is_some() {
         errors.push("--keep-results counts runs, and a sweep is several runs: remove --keep-results");

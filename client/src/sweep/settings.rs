@@ -8,7 +8,7 @@ use stack::native::Persistence;
 use std::{ffi::OsString, path::PathBuf};
 
 /// Options of a run that a sweep determines, with what to do instead.
-const NOT_VARIED: [&str; 17] = [
+const NOT_VARIED: [&str; 18] = [
     "always-exit-0",
     // Results would show them.
     "auth-token",
@@ -27,6 +27,7 @@ const NOT_VARIED: [&str; 17] = [
     "shard",
     "tui",
     "wait-for-generators",
+    "web",
 ];
 /// Variables that the stack sets for each process, by the flags of the programs.
 const SET_BY_STACK: [&str; 10] = [

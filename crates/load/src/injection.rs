@@ -1,6 +1,7 @@
 //! Injects the planned faults. Each has a thread that waits for its time and then blocks until the fault is in force.
 //! The threads end with the run. No worker waits for them.
 
+use anyhow::Context;
 use measure::{FaultLog, FaultStatus, cold_start::ColdStart};
 use parking_lot::{Condvar, Mutex};
 use plan::PlannedFault;
@@ -95,8 +96,44 @@ impl FirstSend {
 /// The threads that inject the faults of a run.
 #[derive(Debug)]
 pub struct FaultRunner {
+    unplanned: Unplanned,
+}
+
+/// Injects faults that were not planned, while the run goes on. The run waits for them at its end, as for the others.
+#[derive(Clone, Debug)]
+pub struct Unplanned {
     first_send: Arc<FirstSend>,
-    threads: Vec<JoinHandle<()>>,
+    log: Arc<FaultLog>,
+    epoch: Instant,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Unplanned {
+    /// Begins to inject a fault, and adds it to the log. Does not wait until it is in force.
+    ///
+    /// # Errors
+    /// No query was sent yet, the run ends, or a thread cannot be started.
+    pub fn inject(&self, spec: &str, injector: Arc<dyn Injector>) -> anyhow::Result<()> {
+        // Held until the thread is listed, so that the run does not end in between.
+        let mut threads = self.threads.lock();
+        anyhow::ensure!(!*self.first_send.over.lock(), "the run is ending");
+        let first = self.first_send.instant().context("no query was sent yet: try again in a moment")?;
+        let fault = PlannedFault { spec: spec.to_owned(), at: first.elapsed() };
+        let index = self.log.add(spec, fault.at);
+        threads.push(self.carry_out(index, fault, injector)?);
+        Ok(())
+    }
+
+    fn carry_out(
+        &self,
+        index: usize,
+        fault: PlannedFault,
+        injector: Arc<dyn Injector>,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let Self { first_send, log, epoch, .. } = self.clone();
+        let carry_out = move || carry_out(index, &fault, &*injector, &log, &first_send, epoch);
+        std::thread::Builder::new().name(format!("fault-{index}")).spawn(carry_out)
+    }
 }
 
 impl FaultRunner {
@@ -111,20 +148,25 @@ impl FaultRunner {
         first_send: &Arc<FirstSend>,
         epoch: Instant,
     ) -> std::io::Result<Self> {
-        let mut schedule = Self { first_send: Arc::clone(first_send), threads: Vec::new() };
-        let records = log.records();
+        let (first_send, log) = (Arc::clone(first_send), Arc::clone(log));
+        let unplanned = Unplanned { first_send, log, epoch, threads: Arc::default() };
+        let schedule = Self { unplanned };
+        let records = schedule.unplanned.log.records();
         for (index, fault) in planned.iter().enumerate() {
             let Some(injector) = injector.map(Arc::clone) else { break };
             if records.get(index).is_some_and(|record| record.status != FaultStatus::Planned) {
                 continue;
             }
-            let (fault, log, first_send) = (fault.clone(), Arc::clone(log), Arc::clone(&schedule.first_send));
-            let carry_out = move || carry_out(index, &fault, &*injector, &log, &first_send, epoch);
-            schedule
-                .threads
-                .push(std::thread::Builder::new().name(format!("fault-{index}")).spawn(carry_out)?);
+            let thread = schedule.unplanned.carry_out(index, fault.clone(), injector)?;
+            schedule.unplanned.threads.lock().push(thread);
         }
         Ok(schedule)
+    }
+
+    /// Returns what injects further faults.
+    #[must_use]
+    pub fn unplanned(&self) -> Unplanned {
+        self.unplanned.clone()
     }
 
     /// Cancels the faults that have not started, and waits for the others.
@@ -135,8 +177,9 @@ impl FaultRunner {
 
 impl Drop for FaultRunner {
     fn drop(&mut self) {
-        self.first_send.end();
-        for thread in self.threads.drain(..) {
+        self.unplanned.first_send.end();
+        let threads = std::mem::take(&mut *self.unplanned.threads.lock());
+        for thread in threads {
             let _ = thread.join();
         }
     }

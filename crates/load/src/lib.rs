@@ -2,7 +2,7 @@
 //! It depends on neither the stack nor the simulator. What it needs of them is a trait that the program implements.
 
 mod api;
-mod backoff;
+pub mod backoff;
 pub mod burst;
 mod connection;
 pub mod connector;
@@ -21,7 +21,7 @@ mod idle;
 pub mod injection;
 mod query;
 mod session;
-mod socket;
+pub mod socket;
 mod stream;
 pub mod tcp;
 pub mod timestamps;

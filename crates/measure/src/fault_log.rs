@@ -7,7 +7,14 @@ use crate::{
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 /// An outage that begins later than this after a fault took effect is not attributed to the fault.
 const REACH: Duration = Duration::from_secs(10);
@@ -81,6 +88,24 @@ pub struct FaultRecord {
 }
 
 impl FaultRecord {
+    /// Creates the record of a fault whose time has not come.
+    fn planned(spec: &str, at: Duration) -> Self {
+        Self {
+            spec: spec.to_owned(),
+            at,
+            first_send: None,
+            began: None,
+            ended: None,
+            status: FaultStatus::Planned,
+            members: Vec::new(),
+            recovered: None,
+            outages: 0,
+            unrecovered: 0,
+            error_events: BTreeMap::new(),
+            cold_starts: Vec::new(),
+        }
+    }
+
     /// Returns the time from the start of the injection to the end of the last attributed outage.
     #[must_use]
     pub fn time_to_recover(&self) -> Option<Duration> {
@@ -149,8 +174,8 @@ fn is_numbered_server(name: &str) -> bool {
 /// Log of all faults of a run.
 #[derive(Debug, Default)]
 pub struct FaultLog {
-    any: bool,
-    affects_servers: bool,
+    any: AtomicBool,
+    affects_servers: AtomicBool,
     /// Maps the name that a server states to its name in fault specifications, where they differ.
     stated: OnceLock<BTreeMap<String, String>>,
     records: Mutex<Vec<FaultRecord>>,
@@ -160,28 +185,23 @@ impl FaultLog {
     /// Creates the log of a run that plans these faults, each with its time from the first send.
     #[must_use]
     pub fn new<'a>(planned: impl IntoIterator<Item = (&'a str, Duration)>) -> Self {
-        let record = |(spec, at): (&str, Duration)| FaultRecord {
-            spec: spec.to_owned(),
-            at,
-            first_send: None,
-            began: None,
-            ended: None,
-            status: FaultStatus::Planned,
-            members: Vec::new(),
-            recovered: None,
-            outages: 0,
-            unrecovered: 0,
-            error_events: BTreeMap::new(),
-            cold_starts: Vec::new(),
-        };
-        let records: Vec<_> = planned.into_iter().map(record).collect();
-        let affects_servers = records.iter().any(|record| record.servers().is_some());
-        Self {
-            any: !records.is_empty(),
-            affects_servers,
-            stated: OnceLock::new(),
-            records: Mutex::new(records),
-        }
+        let log = Self::default();
+        log.extend(planned.into_iter().map(|(spec, at)| FaultRecord::planned(spec, at)));
+        log
+    }
+
+    /// Adds a fault that was not planned when the run began. Returns its index.
+    pub fn add(&self, spec: &str, at: Duration) -> usize {
+        self.extend([FaultRecord::planned(spec, at)]) - 1
+    }
+
+    /// Adds records. Returns the number of all.
+    fn extend(&self, more: impl IntoIterator<Item = FaultRecord>) -> usize {
+        let mut records = self.records.lock();
+        records.extend(more);
+        self.any.store(!records.is_empty(), Relaxed);
+        self.affects_servers.store(records.iter().any(|record| record.servers().is_some()), Relaxed);
+        records.len()
     }
 
     /// Sets the map from names that servers state to names in fault specifications. Only the first call has an effect.
@@ -197,8 +217,8 @@ impl FaultLog {
 
     /// Returns whether any fault targets a server.
     #[must_use]
-    pub const fn affects_servers(&self) -> bool {
-        self.affects_servers
+    pub fn affects_servers(&self) -> bool {
+        self.affects_servers.load(Relaxed)
     }
 
     /// Returns whether a fault made `server` late with an event that was due at `due`. For a server whose name in fault
@@ -268,8 +288,11 @@ impl FaultLog {
     }
 
     /// Takes over when and how another process injected the faults, as far as it knows more than this log. Effects on sessions stay
-    /// as they are.
+    /// as they are. Faults that the other process added are added here too.
     pub fn take_over(&self, injected: &[FaultRecord]) {
+        let known = self.records.lock().len();
+        let added = injected.iter().skip(known).map(|record| FaultRecord::planned(&record.spec, record.at));
+        self.extend(added);
         let pairs = &mut *self.records.lock();
         for (record, injected) in pairs.iter_mut().zip(injected) {
             if injected.status.progress() <= record.status.progress() {
@@ -307,7 +330,7 @@ impl FaultLog {
 
     /// Records that an error event with this code ended a query.
     pub fn error_event(&self, at: Moment, code: &str) {
-        if !self.any {
+        if !self.any.load(Relaxed) {
             return;
         }
         let mut records = self.records.lock();
@@ -321,7 +344,7 @@ impl FaultLog {
     /// Attributes an outage to one fault: the one nearest to the start of the outage among those that started during the outage
     /// or were in effect at most 10 s before it.
     fn attribute(&self, from: Moment, to: Moment, note: impl FnOnce(&mut FaultRecord)) {
-        if !self.any {
+        if !self.any.load(Relaxed) {
             return;
         }
         let distance = |record: &FaultRecord| {
@@ -355,7 +378,7 @@ impl FaultLog {
     }
 
     fn names(&self, which: impl Fn(&FaultRecord) -> bool) -> String {
-        if !self.any {
+        if !self.any.load(Relaxed) {
             return String::new();
         }
         let records = self.records.lock();
@@ -397,6 +420,25 @@ mod tests {
         following.take_over(&planned);
         let [first, _] = following.records().try_into().unwrap();
         assert_eq!((first.began, first.status.outcome().0, first.outages), (Some(ms(10_000)), "injected", 1));
+    }
+
+    #[test]
+    fn a_fault_that_nobody_planned_is_recorded_and_taken_over() {
+        let (leading, following) = (FaultLog::default(), FaultLog::default());
+        assert!(!leading.affects_servers());
+        let index = leading.add("server-1:kill", ms(5_000));
+        assert!(leading.affects_servers());
+        leading.begin(index, ms(1_000), ms(6_000));
+        leading.end(index, Some(ms(6_100)), FaultStatus::Injected("done".into()));
+        following.take_over(&leading.records());
+        following.outage(ms(6_050), ms(6_500));
+        let [record] = following.records().try_into().unwrap();
+        assert_eq!(
+            (record.spec.as_str(), record.began, record.outages),
+            ("server-1:kill", Some(ms(6_000)), 1)
+        );
+        leading.add_effects(&following.records());
+        assert_eq!(leading.records()[0].outages, 1);
     }
 
     #[test]

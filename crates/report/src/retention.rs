@@ -42,6 +42,35 @@ pub fn size(directory: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// A run with files in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRun {
+    /// Common start of the names of its files.
+    pub name: String,
+    /// Its files.
+    pub files: Vec<PathBuf>,
+}
+
+/// Returns the runs in `directory`, the oldest first.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn stored_runs(directory: &Path) -> io::Result<Vec<StoredRun>> {
+    let runs = runs(directory)?.into_iter().map(|((_, name), mut files)| {
+        files.sort();
+        StoredRun { name, files }
+    });
+    Ok(runs.collect())
+}
+
+/// Deletes the files of a run.
+///
+/// # Errors
+/// A file cannot be deleted. The ones before it are gone.
+pub fn delete(run: &StoredRun) -> io::Result<()> {
+    run.files.iter().try_for_each(fs::remove_file)
+}
+
 /// Returns the files of each run, by the time in its name and by its name.
 fn runs(directory: &Path) -> io::Result<BTreeMap<(String, String), Vec<PathBuf>>> {
     let mut runs: BTreeMap<_, Vec<PathBuf>> = BTreeMap::new();

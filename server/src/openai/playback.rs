@@ -187,8 +187,7 @@ impl Sending {
 /// Counts how late an event was handed over, `after` the start.
 pub(super) fn observe_lateness(metrics: &Metrics, played: &Played, after: Duration) {
     if let Some(due) = played.due {
-        let late = after.saturating_sub(due).as_micros();
-        metrics.pace_lag.observe(u64::try_from(late).unwrap_or(u64::MAX), 1);
+        metrics.pace_lag.observe(after.saturating_sub(due));
     }
 }
 

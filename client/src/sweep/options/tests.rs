@@ -72,7 +72,7 @@ fn what_a_sweep_cannot_do_is_refused() {
         ("--vary delivery=log,pigeon", "--vary delivery: invalid value \"pigeon\""),
         ("--vary clients=5,0 --embedded", "clients=0: --clients 0"),
         ("--vary clients=5,many --embedded", "invalid value 'many' for '--clients"),
-        ("--vary clients=1,2 --tui --embedded", "remove --tui and --out"),
+        ("--vary clients=1,2 --tui --embedded", "remove --tui, --out and --web"),
         ("--vary clients=1,2 --keep-results 5 --embedded", "remove --keep-results"),
         ("--vary clients=1,2 --shard 1/2 --embedded", "remove --control, --shard and --on"),
         (

@@ -9,7 +9,7 @@ use crate::{
     query::{Progress, Query},
 };
 use dialects::{Delivery, Dialect, Transport};
-use measure::record::LossCause;
+use measure::{record::LossCause, timeline::NoteEvent};
 use protocol::CloseReason;
 use settings::plural::counted;
 use std::time::{Duration, Instant};
@@ -96,6 +96,8 @@ impl Session {
     pub(super) fn connection_lost(&mut self, loss: &Loss) {
         self.replay.close();
         self.log.close_code(loss.code());
+        let text = self.worker.plan().target.secrets.hide(&loss.text);
+        self.log.note(self.worker.moment(loss.at), NoteEvent::SocketLost(loss.cause, text));
         if self.stage != Stage::Open {
             return;
         }

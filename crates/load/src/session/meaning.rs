@@ -98,7 +98,7 @@ impl Receiver<'_> {
     fn other(&mut self, position: Option<Position>, frame: &str, arrival: Arrival) {
         let Some(position) = position else { return };
         if self.replay.permits(Some(position), |position| self.queries.has(position)) {
-            self.log.event_replayed();
+            self.log.event_replayed(self.worker.moment(arrival.at), position.seq);
         } else if let Some(query) = self.queries.current_mut() {
             query.other(position, frame, arrival);
         }

@@ -12,13 +12,14 @@ mod sections;
 mod stored;
 mod sweep;
 
+pub use page::{POINTER, STYLE};
+
 use crate::{
     capacity::CapacityResult,
     file_error::FileError,
     file_names::{base, with_ending},
     sweep::SweepResult,
 };
-
 use std::{
     fs, io,
     path::{Path, PathBuf},

@@ -4,9 +4,10 @@ use super::{hops, queries, sections, stored::StoredRun};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use settings::plural::noun;
 
-/// Script for the tooltips of charts, and the style sheet. Both are embedded, so that the report works offline.
-const POINTER: &str = include_str!("pointer.js");
-const STYLE: &str = include_str!("style.css");
+/// Script for the tooltips of charts. Script and style sheet are embedded, so that the report works offline.
+pub const POINTER: &str = include_str!("pointer.js");
+/// The style sheet of reports.
+pub const STYLE: &str = include_str!("style.css");
 
 pub(super) fn render(stored: &StoredRun) -> Markup {
     let body = html! {

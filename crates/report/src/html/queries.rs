@@ -161,7 +161,7 @@ fn downtimes(query: &StoredQuery) -> Vec<(f64, f64)> {
     let (mut times, mut lost) = (Vec::new(), None);
     for note in &query.notes {
         match note.event.as_str() {
-            "socket_lost" | "socket_cut" => {
+            "socket_lost" | "socket_cut" | "socket_ended" => {
                 lost.get_or_insert(note.at_s);
             }
             "reconnected" | "socket_opened" => times.extend(lost.take().map(|from| (from, note.at_s))),

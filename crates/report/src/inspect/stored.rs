@@ -218,6 +218,9 @@ impl StoredNote {
             NoteEvent::SocketLost(LossCause::Cut, _) => {
                 ("socket_cut", "by the client, on purpose".to_owned())
             }
+            NoteEvent::SocketLost(LossCause::Limit, _) => {
+                ("socket_ended", "by the server, because of its age".to_owned())
+            }
             NoteEvent::SocketLost(LossCause::Closed(code), text) => {
                 ("socket_lost", format!("closed with {code} {}", printable(text)).trim_end().to_owned())
             }

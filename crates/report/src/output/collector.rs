@@ -2,9 +2,10 @@
 //! Its memory does not grow with the length of the run: it keeps sums, and the histograms of a few seconds.
 
 use super::{
-    EventSink, MeasuredSecond, OutputSettings,
+    Criteria, EventSink, MeasuredSecond, OutputSettings, RunInfo,
+    conclusion::Conclusion,
     criteria::Observer,
-    events,
+    events::{self, Standing},
     files::{Files, OpenError},
     history::{self, Second},
     hlog::Hlog,
@@ -13,8 +14,8 @@ use super::{
     run_metrics::MetricsPublisher,
 };
 use measure::{
-    Concurrency, FaultLog, FaultStatus, HopTrend, Interval, Metric, Part, ReadingBuffer, ReconnectStorm,
-    RunData, mean_in_second,
+    Concurrency, FaultLog, FaultRecord, FaultStatus, HopTrend, Interval, Metric, Part, ReadingBuffer,
+    ReconnectStorm, RunData, mean_in_second,
 };
 use plan::{LiveSchedule, schedule::Schedule};
 use settings::cells::CellWriter;
@@ -84,6 +85,8 @@ struct Seconds {
     /// Receives the complete seconds.
     follower: Option<SyncSender<MeasuredSecond>>,
     publisher: Option<StatusPublisher>,
+    /// What the verdict as it stands is judged by.
+    criteria: Criteria,
 }
 
 impl Collector {
@@ -99,6 +102,8 @@ impl Collector {
         let mut history = CellWriter::new(files.open("_history.csv")?);
         history.write_record(history::columns()).map_err(|error| unwritable(error.into()))?;
         history.flush().map_err(unwritable)?;
+        // Events tell the status as well.
+        let publisher = settings.shared_status.clone().or_else(|| events.is_some().then(Default::default));
         let seconds = Seconds {
             schedule: settings.schedule.clone(),
             planned: None,
@@ -119,7 +124,8 @@ impl Collector {
             reported: Vec::new(),
             events,
             follower: settings.seconds.clone(),
-            publisher: settings.shared_status.clone().map(StatusPublisher::new),
+            publisher: publisher.map(StatusPublisher::new),
+            criteria: settings.criteria.clone(),
         };
         let hlog = files.open("_latency.hlog")?;
         let metrics = settings.metrics.clone().map(MetricsPublisher::new);
@@ -239,9 +245,23 @@ impl Seconds {
     }
 
     fn publish(&mut self, run: &RunData) {
-        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_due()) {
-            publisher.publish(run, self.observer.outcomes_so_far(run, &self.readings.totals()));
-        }
+        let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_due()) else { return };
+        let readings = self.readings.totals();
+        publisher.publish(run, self.observer.outcomes_so_far(run, &readings));
+        let Some(sink) = &self.events else { return };
+        // Faults that are still to come break nothing.
+        let failed = |fault: &FaultRecord| matches!(fault.status, FaultStatus::Failed(_));
+        let faults = self.faults.records().into_iter().filter(failed).collect();
+        let info = RunInfo { faults, schedule: self.planned.clone(), ..RunInfo::default() };
+        let conclusion = (run.queries.total > 0)
+            .then(|| Conclusion::with(run, &info, &self.criteria, self.observer.so_far(&readings)));
+        let standing = Standing {
+            live: &publisher.published(),
+            run,
+            judgement: conclusion.as_ref().map(|conclusion| &conclusion.judgement),
+            dropped: sink.dropped(),
+        };
+        sink.send(&events::status(Duration::from_secs(self.next), &standing));
     }
 
     /// Returns the faults that began in `second`, or in the seconds before it that have no row.
@@ -259,6 +279,8 @@ impl Seconds {
         }
         if let Some(sink) = &self.events {
             current.amendments()[known.len()..].iter().for_each(|made| sink.send(&events::amendment(made)));
+            let at = Duration::from_secs(self.next);
+            sink.send(&events::plan(at, &current, &self.faults.records()));
         }
         self.observer.plan(&current);
         self.planned = Some(current);

@@ -1,6 +1,11 @@
 //! The conclusion of a run: the outcome of every check, the verdict and the exit code.
 
-use super::{Criteria, RunInfo, criteria::integrity_thresholds, figures, info, ratios::integrity};
+use super::{
+    Criteria, RunInfo,
+    criteria::{Stretches, integrity_thresholds},
+    figures, info,
+    ratios::integrity,
+};
 use measure::{
     Breach, Evidence, Judgement, Objective, RunData,
     defects::Defect,
@@ -32,15 +37,22 @@ pub(super) struct Conclusion {
 impl Conclusion {
     /// Judges a finished run.
     pub(super) fn of(run: &RunData, info: &RunInfo, criteria: &Criteria) -> Self {
+        let (steady, windows) = (run.steady.as_ref(), &run.windows);
+        Self::with(run, info, criteria, Stretches { readings: &run.readings, steady, windows })
+    }
+
+    /// Judges a run with these readings, steady state and windows. During a run, they are not part of `run` yet.
+    pub(super) fn with(run: &RunData, info: &RunInfo, criteria: &Criteria, stretches: Stretches<'_>) -> Self {
+        let Stretches { readings, steady, windows } = stretches;
         let scalars = figures::scalars(run, info, !criteria.objectives.is_empty());
         let excused = figures::excused(run, info);
         let figures = RunFigures {
             metrics: &run.metrics,
             scalars: &scalars,
             excused: excused.as_ref(),
-            readings: &run.readings,
-            steady: run.steady.as_ref(),
-            windows: &run.windows,
+            readings,
+            steady,
+            windows,
         };
         let integrity = judge_all(&integrity_thresholds(), &figures);
         let evidence = Evidence {

@@ -109,6 +109,14 @@ fn bounds_failures(threshold: &Threshold, most: &[&str], least: &[&str]) -> bool
     }
 }
 
+/// What thresholds look at besides the sums of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretches<'a> {
+    pub(super) readings: &'a ReadingTotals,
+    pub(super) steady: Option<&'a Steady>,
+    pub(super) windows: &'a Windows,
+}
+
 /// Checks the thresholds of a run after every second.
 #[derive(Debug)]
 pub(super) struct Observer {
@@ -165,6 +173,11 @@ impl Observer {
             windows: &self.windows,
         };
         judge_all(&self.thresholds, &figures)
+    }
+
+    /// Returns the steady state, the windows and the readings so far, to judge the run as it stands.
+    pub(super) fn so_far<'a>(&'a self, readings: &'a ReadingTotals) -> Stretches<'a> {
+        Stretches { readings, steady: self.steady(), windows: &self.windows }
     }
 
     /// Ends the observation, so that the remaining seconds cannot stop the run.

@@ -101,6 +101,11 @@ impl StatusPublisher {
         self.published.is_none_or(|at| at.elapsed() >= WITHOUT_SECONDS)
     }
 
+    /// Returns the status that was published last.
+    pub(super) fn published(&self) -> LiveStatus {
+        self.shared_status.lock().clone()
+    }
+
     /// Publishes the status.
     pub(super) fn publish(&mut self, run: &RunData, thresholds: Vec<Outcome>) {
         let live_status = LiveStatus {

@@ -74,6 +74,8 @@ pub struct Results {
     criteria: Criteria,
     shared_status: Option<SharedStatus>,
     events: Option<Events>,
+    /// Whether the events of single queries, sessions and reconnects are wanted.
+    tells_queries: bool,
     inbox: SyncSender<CollectorMessage>,
     collector: JoinHandle<io::Result<RunData>>,
     faults: Arc<FaultLog>,
@@ -154,7 +156,8 @@ impl Results {
             .spawn(move || collector.run(&incoming))
             .map_err(|source| OpenError::new(files.path(""), source))?;
         let shared_status = settings.shared_status.clone();
-        Ok(Self { files, criteria, shared_status, events, inbox, collector, faults, readings })
+        let tells_queries = settings.events.as_ref().is_some_and(EventSettings::tells_queries);
+        Ok(Self { files, criteria, shared_status, events, tells_queries, inbox, collector, faults, readings })
     }
 
     /// Starts the output of the only generator of the run, in this process. Its parts are also written to `copy`.
@@ -167,7 +170,7 @@ impl Results {
             rows: self.files.path(".csv"),
             faults: Arc::clone(&self.faults),
             objectives: Arc::clone(&self.criteria.objectives),
-            events: self.events(),
+            events: self.events.as_ref().filter(|_| self.tells_queries).map(Events::sink),
         };
         // Fails if the collector has ended, which reports the failure itself.
         let sink = move |part: Part| {
@@ -251,7 +254,7 @@ impl Results {
 fn start_events(files: &files::Files, wanted: &EventSettings) -> Result<Events, OpenError> {
     let path = match &wanted.destination {
         Destination::Results => files.path("_events.ndjson"),
-        Destination::File(path) => path.clone(),
+        Destination::File(path) | Destination::Seconds(path) => path.clone(),
         Destination::Stdout => PathBuf::from("-"),
     };
     let pipe = match wanted.destination {

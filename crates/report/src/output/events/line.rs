@@ -3,15 +3,22 @@
 
 use super::EventSettings;
 use crate::{
-    output::{RunInfo, faults::examples, info},
+    output::{
+        RunInfo,
+        faults::examples,
+        info,
+        live_status::{LIVE_METRICS, LiveStatus},
+    },
     values::printable,
 };
 use measure::{
-    FaultRecord, FaultStatus, Interval, Judgement, Metric, QueryTimes, Reading,
+    FaultRecord, FaultStatus, GeneratorFigures, Hop, Interval, Judgement, Metric, QueryTimes, Reading,
+    RunData, Statistic,
     defects::{Defect, Defects},
     record::{Failure, LossCause, Moment, QueryRecord, Reconnect, SessionRecord},
+    threshold::{Operator, Outcome, State},
 };
-use plan::schedule::Amendment;
+use plan::schedule::{Amendment, Phase, Schedule};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -141,6 +148,113 @@ pub(in crate::output) fn session(session: &SessionRecord) -> Value {
     event("session", session.ended, rest)
 }
 
+/// Creates the event of the plan: at the start, and again after every change of it.
+pub(in crate::output) fn plan(at: Moment, schedule: &Schedule, faults: &[FaultRecord]) -> Value {
+    let phase = |phase: &Phase| {
+        json!({
+            "name": phase.name,
+            "start_s": phase.start.as_secs_f64(),
+            "end_s": phase.end.map(|end| end.as_secs_f64()),
+            "from": phase.from,
+            "target": phase.target,
+        })
+    };
+    let rest = json!({
+        "model": schedule.model().name(),
+        "unit": if schedule.model().is_open() { "arrivals per second" } else { "sessions" },
+        "amendable": schedule.is_amendable(),
+        "end_s": schedule.end().map(|end| end.as_secs_f64()),
+        "phases": schedule.phases().iter().map(phase).collect::<Vec<_>>(),
+        "faults": faults.iter().map(|fault| json!({ "fault": fault.spec, "at_s": fault.at.as_secs_f64() })).collect::<Vec<_>>(),
+    });
+    event("plan", at, rest)
+}
+
+/// A run as it stands.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::output) struct Standing<'a> {
+    pub(in crate::output) live: &'a LiveStatus,
+    pub(in crate::output) run: &'a RunData,
+    /// The verdict if the run ended now. `None` before the first query ended.
+    pub(in crate::output) judgement: Option<&'a Judgement>,
+    /// Events that were dropped so far.
+    pub(in crate::output) dropped: u64,
+}
+
+/// Creates the event of the run as it stands: sums so far, percentiles of the last seconds, and the outcomes of thresholds.
+pub(in crate::output) fn status(at: Moment, standing: &Standing<'_>) -> Value {
+    let Standing { live, run, judgement, dropped } = *standing;
+    let recent =
+        LIVE_METRICS.iter().zip(live.recent).zip(live.untrusted).map(|((metric, recent), untrusted)| {
+            let figures = recent
+                .map(|[p50, p95, p99]| json!({ "p50": p50, "p95": p95, "p99": p99, "untrusted": untrusted }));
+            (metric.name_ms(), json!(figures))
+        });
+    let trust = run.metrics.trust(Metric::E2el);
+    let error = |p: f64| trust.as_ref().and_then(|trust| trust.error_ms(Statistic::Percentile(p)));
+    let hops = Hop::ALL.iter().zip(live.hops).map(|(hop, ms)| (hop.place().to_owned(), json!(ms)));
+    let generator = |(shard, figures): (&u32, &GeneratorFigures)| {
+        json!({
+            "number": shard + 1,
+            "queries": figures.queries.total,
+            "queries_ok": figures.queries.ok,
+            "tokens_received": figures.tokens.received,
+            "tokens_lost": figures.tokens.lost,
+            "e2el_ms_p95": figures.e2el.quantile_ms(0.95),
+            "loop_lag_ms_p99": figures.loop_lag.quantile_ms(0.99),
+        })
+    };
+    let rest = json!({
+        "verdict": judgement.map(|judgement| judgement.verdict.name()),
+        "verdict_reason": judgement.map(|judgement| judgement.reason.as_str()),
+        "queries": live.queries.total,
+        "queries_ok": live.queries.ok,
+        "tokens_expected": live.tokens.expected,
+        "tokens_received": live.tokens.received,
+        "tokens_lost": live.tokens.lost,
+        "tokens_duplicated": live.tokens.duplicated,
+        "tokens_reordered": live.tokens.reordered,
+        "reconnect_attempts": live.reconnect_attempts,
+        "reconnects_ok": live.reconnects,
+        "recent": Map::from_iter(recent),
+        "hops_ms": Map::from_iter(hops),
+        "e2el_error_ms": { "p50": error(50.0), "p99": error(99.0) },
+        "failures": live.failures.iter().map(|(name, count)| json!({ "name": printable(name), "count": count })).collect::<Vec<_>>(),
+        "thresholds": live.thresholds.iter().map(threshold).collect::<Vec<_>>(),
+        "generators": run.generators.iter().map(generator).collect::<Vec<_>>(),
+        "events_dropped": dropped,
+    });
+    let mut status = event("status", at, rest);
+    if let (Some(status), found) = (status.as_object_mut(), defects(&live.defects)) {
+        status.extend(found);
+    }
+    status
+}
+
+/// Returns the outcome of a threshold so far. `margin` is the distance to the limit as a share of the limit, negative beyond it.
+fn threshold(outcome: &Outcome) -> Value {
+    let Outcome { threshold, value, .. } = outcome;
+    let limit = threshold.limit;
+    let margin = value.filter(|_| limit != 0.0).and_then(|value| match threshold.operator {
+        Operator::Below | Operator::AtMost => Some((limit - value) / limit.abs()),
+        Operator::Above | Operator::AtLeast => Some((value - limit) / limit.abs()),
+        Operator::Equal | Operator::NotEqual => None,
+    });
+    json!({
+        "threshold": threshold.text,
+        "state": match outcome.state {
+            State::Held => "held",
+            State::Broken => "broken",
+            State::Unknown(_) => "unknown",
+            State::Undecided { .. } => "undecided",
+        },
+        "value": value,
+        "value_text": outcome.value_text(),
+        "limit": limit,
+        "margin": margin,
+    })
+}
+
 /// Creates the event of a finished second: what ended in it, and percentiles of this second only.
 pub(in crate::output) fn second(
     second: u64,
@@ -225,4 +339,51 @@ pub(in crate::output) fn verdict(
     rest.insert("events_written".into(), written.into());
     rest.insert("events_dropped".into(), dropped.into());
     event("verdict", info.elapsed, rest.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_margin_of_a_threshold_is_what_is_left_of_its_limit() {
+        let of = |text: &str, value: Option<f64>| {
+            let outcome = Outcome {
+                threshold: text.parse().unwrap(),
+                state: State::Held,
+                value,
+                worst_from_s: None,
+                certain: false,
+                untrusted: false,
+            };
+            threshold(&outcome)["margin"].clone()
+        };
+        assert_eq!(of("e2el_ms:p95<3000", Some(750.0)), 0.75);
+        assert_eq!(of("e2el_ms:p95<3000", Some(4_500.0)), -0.5, "beyond the limit");
+        assert_eq!(of("success_rate>=0.5", Some(1.0)), 1.0);
+        for none in
+            [of("e2el_ms:p95<3000", None), of("tokens_lost==0", Some(3.0)), of("error_rate<=0", Some(0.1))]
+        {
+            assert_eq!(none, Value::Null, "a limit of 0 has no share");
+        }
+    }
+
+    #[test]
+    fn the_status_of_a_run_tells_its_sums_and_its_verdict() {
+        let run = RunData::default();
+        let live = LiveStatus { failures: vec![("run\u{7}: 503".into(), 2)], ..LiveStatus::default() };
+        let judgement = measure::judge(&measure::Evidence::default());
+        let standing = Standing { live: &live, run: &run, judgement: Some(&judgement), dropped: 3 };
+        let status = status(Duration::from_secs(7), &standing);
+        assert_eq!((&status["type"], &status["t"]), (&json!("status"), &json!(7.0)));
+        assert_eq!(status["verdict"], judgement.verdict.name());
+        assert_eq!(status["events_dropped"], 3);
+        assert_eq!(status["failures"][0]["count"], 2);
+        assert!(
+            !status["failures"][0]["name"].as_str().unwrap().contains('\u{7}'),
+            "texts of servers are printable"
+        );
+        let unknown = super::status(Duration::ZERO, &Standing { judgement: None, ..standing });
+        assert_eq!(unknown["verdict"], Value::Null);
+    }
 }

@@ -4,7 +4,9 @@
 mod line;
 mod pipe;
 
-pub(super) use line::{amendment, fault, health, query, reconnect, run, second, session, verdict};
+pub(super) use line::{
+    Standing, amendment, fault, health, plan, query, reconnect, run, second, session, status, verdict,
+};
 pub(super) use pipe::Pipe;
 
 use crate::values::escaped_json;
@@ -42,18 +44,23 @@ pub enum Destination {
     Stdout,
     /// A file or a named pipe.
     File(PathBuf),
+    /// A file or a named pipe, without the events of single queries, sessions and reconnects.
+    Seconds(PathBuf),
 }
 
 impl FromStr for Destination {
     type Err = String;
 
-    /// Reads the syntax of k6: `json`, `json=FILE` or `json=-`.
+    /// Reads the syntax of k6: `json`, `json=FILE` or `json=-`. `seconds=FILE` is ours.
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             None if text == "json" => Ok(Self::Results),
             Some(("json", "-")) => Ok(Self::Stdout),
             Some(("json", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(format!("invalid output \"{text}\" for --out: expected json, json=FILE or json=-")),
+            Some(("seconds", path)) if !path.is_empty() => Ok(Self::Seconds(path.into())),
+            _ => Err(format!(
+                "invalid output \"{text}\" for --out: expected json, json=FILE or json=-, or seconds=FILE without single queries"
+            )),
         }
     }
 }
@@ -74,6 +81,13 @@ pub struct EventSettings {
     pub config: Value,
     /// Seed of all random draws.
     pub seed: u64,
+}
+
+impl EventSettings {
+    /// Returns whether single queries, sessions and reconnects have events.
+    pub(super) const fn tells_queries(&self) -> bool {
+        !matches!(self.destination, Destination::Seconds(_))
+    }
 }
 
 #[derive(Debug, Default)]

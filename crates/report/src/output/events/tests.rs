@@ -153,10 +153,11 @@ fn places_and_formats() {
         ("json", Destination::Results),
         ("json=-", Destination::Stdout),
         ("json=a=b", Destination::File("a=b".into())),
+        ("seconds=a", Destination::Seconds("a".into())),
     ] {
         assert_eq!(text.parse(), Ok(expected), "{text}");
     }
-    for bad in ["csv", "", "json=", "JSON=x"] {
+    for bad in ["csv", "", "json=", "JSON=x", "seconds", "seconds="] {
         let error = bad.parse::<Destination>().unwrap_err();
         assert!(error.contains("json, json=FILE or json=-"), "{error}");
     }

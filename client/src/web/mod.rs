@@ -1,0 +1,15 @@
+//! The web page. `streamstress web` starts each run as a child process ([`child`]) and shows its events. `run --web` shows the run of
+//! this process ([`own`]). The server and the page are the crate `web`; what it needs of this program is [`program`].
+//!
+//! Both kinds of runs write their events into a named pipe ([`events`]), as `--out seconds=FILE` does, and are stopped by signals, so that
+//! the page has no path of its own into a run.
+
+mod child;
+mod command;
+mod events;
+mod own;
+mod program;
+mod trial;
+
+pub(crate) use command::web;
+pub(crate) use own::OwnPage;

@@ -1,0 +1,274 @@
+//! The page in a browser: a run is started, watched, changed, hit by a fault and stopped; earlier runs are compared; one stream is cut.
+
+mod browser;
+mod rig;
+
+use browser::Browser;
+use rig::{processes::ChildGuard, programs::streamstress, stacks::up};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+/// Starts `streamstress web` and returns the address that it printed.
+fn page(dir: &Path, arguments: &[&str]) -> (ChildGuard, String) {
+    let mut command = streamstress(&["web", "--address", "127.0.0.1:0"]);
+    command.args(arguments).current_dir(dir).env("XDG_RUNTIME_DIR", dir).stdout(Stdio::piped());
+    let mut page = ChildGuard::start(&mut command);
+    let mut url = String::new();
+    BufReader::new(page.0.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    (page, url.trim().to_owned())
+}
+
+/// Returns where pictures go: a directory that the variable names, or the test's own.
+fn pictures(dir: &Path) -> PathBuf {
+    std::env::var_os("STREAMSTRESS_TEST_PICTURES").map_or_else(|| dir.to_owned(), PathBuf::from)
+}
+
+fn summaries(dir: &Path) -> Vec<Value> {
+    let files = fs::read_dir(dir.join("results")).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with("_summary.json")).collect();
+    files.sort();
+    // A file that is being written is not one yet.
+    files.iter().filter_map(|path| serde_json::from_str(&fs::read_to_string(path).unwrap()).ok()).collect()
+}
+
+/// Sets a field of the form, as typing into it does.
+fn set(browser: &mut Browser, selector: &str, value: &str) {
+    browser.value(&format!("document.querySelector({selector:?}).focus()"));
+    browser.value(&format!("document.querySelector({selector:?}).select?.()"));
+    browser.write(value);
+}
+
+fn click(browser: &mut Browser, selector: &str) {
+    browser.wait(&format!("document.querySelector({selector:?})?.disabled === false"));
+    browser.value(&format!("document.querySelector({selector:?}).click()"));
+}
+
+/// Returns whether nothing is wider than a window of 400 points.
+fn fits(browser: &mut Browser) -> bool {
+    browser.value("document.documentElement.scrollWidth <= 400") == true
+}
+
+/// Checks that every request went to the page, and that nothing failed in it.
+fn assert_clean(browser: &mut Browser, url: &str, expected_errors: &[&str]) {
+    let own = url.split("/#").next().unwrap();
+    let foreign: Vec<_> = browser
+        .requests()
+        .into_iter()
+        .filter(|request| !request.starts_with(own) && request != "about:blank")
+        .collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+    let errors = browser.errors();
+    let unexpected: Vec<_> = errors
+        .iter()
+        .filter(|error| !expected_errors.iter().any(|expected| error.contains(expected)))
+        .collect();
+    assert!(unexpected.is_empty(), "{unexpected:?}");
+}
+
+#[test]
+fn a_run_on_a_native_stack_is_watched_changed_and_hit_by_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("stack");
+    let (_stack, status) = up(&state, &["--servers", "1", "--proxies", "2"]);
+    let state_text = state.to_string_lossy().into_owned();
+    let (_page, url) = page(
+        dir.path(),
+        &["--api-url", &status.api_url, "--wsproxy-url", &status.ws_url, "--fault-stack", &state_text],
+    );
+    let mut browser = Browser::start(1200, 900);
+    browser.open(&url);
+    browser.wait("document.querySelector('#connection').innerText === 'live'");
+    assert_eq!(browser.value("location.hash"), "#now", "the token leaves the address bar");
+
+    // A wrong plan is refused with the command line's words.
+    browser.value("location.hash = '#start'");
+    set(&mut browser, "#form [name=clients]", "30");
+    set(&mut browser, "#form [name=duration]", "5x");
+    click(&mut browser, "#check");
+    browser.wait("document.querySelector('#plan').innerText.includes('5x')");
+    assert!(browser.text("#plan").contains("--duration"), "{}", browser.text("#plan"));
+    assert_eq!(browser.value("document.querySelector('#go').disabled"), true);
+    set(&mut browser, "#form [name=duration]", "60s");
+    set(&mut browser, "#form [name=threshold]", "e2el_ms:p95<60000\nttft_ms:p95<30000");
+    click(&mut browser, "#check");
+    browser.wait("document.querySelector('#plan').innerText.includes('sessions')");
+    click(&mut browser, "#go");
+
+    // The run is shown while it goes on.
+    browser.wait("location.hash === '#now' && document.querySelectorAll('#charts figure').length === 4");
+    browser.wait("document.querySelector('#verdict').innerText.endsWith('so far')");
+    browser.wait("document.querySelectorAll('#thresholds li').length === 2");
+    browser.wait("document.querySelector('#thresholds').innerText.includes('% left')");
+    browser.wait("document.querySelector('#resources').innerText.includes('wsproxy-1')");
+    browser.wait("document.querySelector('#phase').innerText.includes('stage 2 of 2')");
+
+    // It is changed, and a fault is injected.
+    set(&mut browser, "#amend [name=value]", "40");
+    click(&mut browser, "#amend button");
+    browser.wait("document.querySelector('#answer').innerText.startsWith('amendment 1: 40 sessions')");
+    browser.wait("document.querySelector('#events').innerText.includes('40 sessions')");
+    set(&mut browser, "#inject [name=fault]", "wsproxy-9:kill");
+    click(&mut browser, "#inject button");
+    browser.wait("document.querySelector('#answer').innerText.includes('wsproxy-1')");
+    set(&mut browser, "#inject [name=fault]", "wsproxy-1:kill");
+    click(&mut browser, "#inject button");
+    browser.wait("document.querySelector('#events').innerText.includes('injected')");
+    browser.wait("document.querySelector('#charts').textContent.includes('wsproxy-1:kill')");
+    let pictures = pictures(dir.path());
+    if pictures != dir.path() {
+        // For a picture with something on it.
+        browser.wait("document.querySelector('#phase').innerText.startsWith('24 s')");
+    }
+    browser.value("document.activeElement.blur(), window.scrollTo(0, 0)");
+    browser.picture(&pictures.join("now-1200.png"));
+    browser.resize(400, 900);
+    assert!(fits(&mut browser));
+    browser.picture(&pictures.join("now-400.png"));
+    browser.prefer("dark");
+    browser.picture(&pictures.join("now-400-dark.png"));
+    browser.resize(1200, 900);
+    browser.picture(&pictures.join("now-1200-dark.png"));
+    browser.prefer("light");
+
+    // It is stopped in two steps.
+    click(&mut browser, "#stop");
+    browser.wait("document.querySelector('#stop').innerText === 'Stop at once'");
+    browser.wait("document.querySelector('#verdict').innerText === 'INTERRUPTED' || document.querySelector('#stop').offsetParent");
+    browser.value("document.querySelector('#stop').click()");
+    browser.wait("document.querySelector('#verdict').innerText === 'INTERRUPTED'");
+    rig::wait_until("the run has its results", || summaries(dir.path()).len() == 1);
+    let summary = summaries(dir.path()).remove(0);
+    assert_eq!(summary["amendments"][0]["clients"], 40, "{summary:#}");
+    assert_eq!(summary["faults"][0]["fault"], "wsproxy-1:kill", "{summary:#}");
+    assert_eq!(summary["faults"][0]["outcome"], "injected", "{summary:#}");
+
+    // One stream is cut by the browser and resumed without a gap.
+    browser.value("location.hash = '#trial'");
+    click(&mut browser, "#trial-open");
+    set(&mut browser, "#trial-tokens", "60");
+    click(&mut browser, "#trial-ask");
+    browser.wait("document.querySelector('#trial-text').textContent.length > 40");
+    click(&mut browser, "#trial-cut");
+    browser.wait("document.querySelector('#trial-log').innerText.includes('cut by this page')");
+    click(&mut browser, "#trial-resume");
+    browser.wait("document.querySelector('#trial-log').innerText.includes('done at position')");
+    assert!(browser.text("#trial-log").contains("resuming after"));
+    let tiles = browser.text("#trial-tiles");
+    assert!(tiles.contains("60 of 60"), "{tiles}");
+    for tile in ["lost", "duplicated", "reordered"] {
+        assert!(tiles.contains(&format!("0\n{tile}")), "{tile}: {tiles}");
+    }
+    browser.picture(&pictures.join("trial-1200.png"));
+    browser.resize(400, 900);
+    assert!(fits(&mut browser));
+    browser.picture(&pictures.join("trial-400.png"));
+    click(&mut browser, "#trial-close");
+    browser.wait("document.querySelector('#trial-log').innerText.includes('session closed')");
+    assert_clean(&mut browser, &url, &["409"]);
+}
+
+#[test]
+fn runs_are_started_compared_and_deleted_by_keyboard_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_page, url) = page(dir.path(), &["--embedded"]);
+    let mut browser = Browser::start(1200, 900);
+    browser.open(&url);
+    browser.wait("document.querySelector('#connection').innerText === 'live'");
+    for run in 1..=2 {
+        browser.tab_to("nav a[href='#start']");
+        browser.press("Enter");
+        browser.tab_to("#form [name=clients]");
+        browser.value("document.activeElement.select()");
+        browser.write("3");
+        browser.tab_to("#form [name=queries]");
+        browser.value("document.activeElement.select()");
+        browser.write("2");
+        browser.tab_to("#check");
+        browser.press("Enter");
+        browser.wait("document.activeElement.id === 'go'");
+        browser.picture(&pictures(dir.path()).join("start-1200.png"));
+        browser.press("Enter");
+        browser.wait("location.hash === '#now'");
+        rig::wait_until("the run has its results", || summaries(dir.path()).len() == run);
+        // A busy machine makes a run INVALID.
+        browser.wait("['PASS', 'INVALID'].includes(document.querySelector('#verdict').innerText)");
+        browser.wait("document.querySelector('#controls').hidden");
+        browser.value("document.activeElement.blur()");
+    }
+    browser.tab_to("nav a[href='#history']");
+    browser.press("Enter");
+    browser.wait("document.querySelectorAll('#runs tbody tr').length === 2");
+    for side in ["baseline", "candidate"] {
+        browser.tab_to("#runs select");
+        // From the second row on, the first select has the focus already.
+        if side == "candidate" {
+            browser.press("Tab");
+            browser.tab_to("#runs select");
+        }
+        let steps = if side == "baseline" { 1 } else { 2 };
+        (0..steps).for_each(|_| browser.press("ArrowDown"));
+        browser.wait(&format!("document.activeElement.value === '{side}'"));
+    }
+    browser.wait("document.querySelector('#compare').innerText === 'Compare 1 with 1'");
+    browser.value("document.querySelector('#filter').focus()");
+    browser.tab_to("#compare");
+    browser.press("Enter");
+    browser.wait("document.querySelector('#comparison').innerText.startsWith('compare: ')");
+    assert!(browser.text("#comparison").contains("e2el_ms"), "{}", browser.text("#comparison"));
+    browser.picture(&pictures(dir.path()).join("history-1200.png"));
+
+    // The report is shown in a frame that cannot reach the page.
+    browser.tab_to("#runs button[aria-label^='Report']");
+    browser.press("Enter");
+    browser.wait("!document.querySelector('#report').hidden");
+    browser.wait("document.activeElement.id === 'report'");
+    browser.picture(&pictures(dir.path()).join("report-1200.png"));
+    assert_eq!(browser.value("document.querySelector('#report').contentDocument"), Value::Null);
+
+    // Sorting, filtering and deletion.
+    let first = browser.text("#runs tbody th");
+    browser.value("document.querySelector('#filter').focus()");
+    browser.tab_to("#runs thead th:nth-child(3) button");
+    browser.press("Enter");
+    browser.wait(&format!("document.querySelector('#runs tbody th').innerText !== '{first}'"));
+    browser.value("document.querySelector('#filter').focus()");
+    browser.write("fail");
+    browser.wait("document.querySelectorAll('#runs tbody tr').length === 0");
+    browser.value("document.querySelector('#filter').value = '', document.querySelector('#filter').dispatchEvent(new Event('input'))");
+    browser.wait("document.querySelectorAll('#runs tbody tr').length === 2");
+    browser.tab_to("#runs button[aria-label^='Delete']");
+    browser.press("Enter");
+    browser.wait("document.querySelector('#confirm').open");
+    browser.press("Escape");
+    browser.wait("!document.querySelector('#confirm').open");
+    assert_eq!(summaries(dir.path()).len(), 2, "nothing is deleted without a yes");
+    browser.tab_to("#runs button[aria-label^='Delete']");
+    browser.press("Enter");
+    browser.tab_to("#confirm-yes");
+    browser.press("Enter");
+    browser.wait("document.querySelectorAll('#runs tbody tr').length === 1");
+    assert_eq!(summaries(dir.path()).len(), 1);
+    browser.resize(400, 900);
+    for part in ["start", "history", "now"] {
+        browser.value(&format!("location.hash = '#{part}'"));
+        browser.wait(&format!("!document.querySelector('#{part}').hidden"));
+        assert!(fits(&mut browser), "{part}");
+        browser.picture(&pictures(dir.path()).join(format!("{part}-400.png")));
+    }
+    assert_clean(&mut browser, &url, &[]);
+}
+
+#[test]
+fn without_the_token_the_page_shows_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_page, url) = page(dir.path(), &["--embedded"]);
+    let mut browser = Browser::start(1200, 900);
+    browser.open(url.split('#').next().unwrap());
+    browser.wait("document.querySelector('#problem').innerText.includes('access token')");
+    browser.wait("document.querySelector('#connection').innerText.includes('access token')");
+}

@@ -1,0 +1,54 @@
+// Builds elements and formats figures. Texts are only ever set as text, so that nothing a server wrote becomes markup.
+export const $ = id => document.getElementById(id);
+
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith('aria-') || name === 'colspan' || name === 'scope') element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children.filter(child => child !== null && child !== undefined));
+  return element;
+}
+
+export const fill = (element, ...children) => element.replaceChildren(...children.filter(child => child !== null && child !== undefined));
+
+const whole = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
+export const count = value => value === null || value === undefined ? '–' : whole.format(value);
+export const figure = value => value === null || value === undefined ? '–' : Math.abs(value) >= 1000 ? whole.format(value) : String(Number(value.toPrecision(4)));
+
+export function clock(seconds) {
+  const all = Math.max(0, Math.floor(seconds)), two = number => String(number).padStart(2, '0');
+  const [hours, minutes] = [Math.floor(all / 3600), Math.floor(all / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(all % 60)}` : minutes ? `${minutes}:${two(all % 60)}` : `${all} s`;
+}
+
+export function bytes(size) {
+  const units = ['B', 'KiB', 'MiB', 'GiB'];
+  let unit = 0;
+  while (size >= 1024 && unit < 3) { size /= 1024; unit += 1; }
+  return `${unit ? size.toFixed(1) : size} ${units[unit]}`;
+}
+
+// A tile with a number; `is_bad` colours it.
+export const tile = (name, value, is_bad = false) => el('div', {}, el('b', { className: is_bad ? 'bad' : '' }, value), el('span', {}, name));
+
+export function table(element, head, rows) {
+  const cell = (value, first) => value instanceof Node && value.nodeName === 'TD' ? value : el(first ? 'th' : 'td', first ? { scope: 'row' } : {}, value);
+  fill(element,
+    el('thead', {}, el('tr', {}, ...head.map(name => el('th', { scope: 'col' }, name)))),
+    el('tbody', {}, ...rows.map(row => el('tr', {}, ...row.map((value, index) => cell(value, index === 0))))));
+}
+
+// A heading with a table below it, or nothing if there are no rows.
+export function titled(element, title, head, rows, className = '') {
+  if (!rows.length) return fill(element);
+  const body = el('table', { className });
+  table(body, head, rows);
+  fill(element, el('h2', {}, title), el('div', { className: 'scroll' }, body));
+}
+
+export function problem(text) {
+  $('problem').textContent = text;
+  $('problem').hidden = !text;
+}

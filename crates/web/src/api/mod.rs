@@ -1,0 +1,70 @@
+//! The calls of the page. Nothing is changed by GET.
+
+mod events;
+mod files;
+mod runs;
+mod trial;
+
+use crate::{page::Page, program::Called, refusal::Refusal};
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{delete, get, post},
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
+
+type Answer = Result<Json<Value>, Refusal>;
+
+/// Returns the routes of the calls.
+pub(crate) fn router() -> Router<Arc<Page>> {
+    Router::new()
+        .route("/api/state", get(state))
+        .route("/api/events", get(events::events))
+        .route("/api/plan", post(runs::plan))
+        .route("/api/runs", post(runs::start))
+        .route("/api/run/stop", post(runs::stop))
+        .route("/api/run/amend", post(runs::amend))
+        .route("/api/run/inject", post(runs::inject))
+        .route("/api/history", get(files::history))
+        .route("/api/history/{run}", delete(files::delete))
+        .route("/api/compare", post(files::compare))
+        .route("/api/links", post(files::link))
+        .route("/files/{link}/{name}", get(files::file))
+        .route("/api/trial", post(trial::open).delete(trial::close))
+        .route("/api/trial/ask", post(trial::ask))
+        .route("/api/trial/frames", get(trial::frames))
+}
+
+async fn state(State(page): State<Arc<Page>>) -> Answer {
+    let (program, runs) = (Arc::clone(&page.program), Arc::clone(&page.runs));
+    blocking(move || {
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "state": runs.state(),
+            "starts_runs": program.starts_runs(),
+            "results": program.results(),
+            "scenarios": program.scenarios(),
+            "target": program.target(),
+            "events_missed": runs.feed().missed(),
+        }))
+    })
+    .await
+}
+
+/// Does something that blocks, on a thread for that.
+async fn blocking(act: impl FnOnce() -> Result<Value, Refusal> + Send + 'static) -> Answer {
+    spawn_blocking(act).await.map_err(Refusal::broken)?.map(Json)
+}
+
+/// Calls a command, and returns how it ended.
+async fn call(page: &Arc<Page>, arguments: Vec<String>) -> Answer {
+    let _right = page.calls.acquire().await.map_err(Refusal::broken)?;
+    let page = Arc::clone(page);
+    blocking(move || {
+        let Called { code, text, messages } = page.program.call(&arguments).map_err(Refusal::broken)?;
+        Ok(json!({ "exit_code": code, "text": text, "messages": messages }))
+    })
+    .await
+}

@@ -1,0 +1,461 @@
+//! Attacks on the page over real sockets: each must be refused, and must not lock the user out or reach a run.
+
+use parking_lot::Mutex;
+use std::{
+    io::{self, BufRead, BufReader, Cursor, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use web::{Called, PageSettings, Program, Run, RunEnd, Session, Token, serve};
+
+/// Time limit of every wait.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A program whose commands are recorded, and whose only run tells these events.
+struct Fake {
+    called: Mutex<Vec<Vec<String>>>,
+    events: Mutex<Option<Box<dyn BufRead + Send>>>,
+    ended: Mutex<Option<Receiver<()>>>,
+    results: PathBuf,
+}
+
+struct FakeRun {
+    events: Mutex<Option<Box<dyn BufRead + Send>>>,
+    ended: Mutex<Option<Receiver<()>>>,
+}
+
+impl Run for FakeRun {
+    fn events(&self) -> Option<Box<dyn BufRead + Send>> {
+        self.events.lock().take()
+    }
+
+    fn interrupt(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wait(&self) -> RunEnd {
+        if let Some(ended) = self.ended.lock().take() {
+            let _ = ended.recv();
+        }
+        RunEnd { code: Some(0), messages: String::new() }
+    }
+}
+
+impl Program for Fake {
+    fn call(&self, arguments: &[String]) -> io::Result<Called> {
+        self.called.lock().push(arguments.to_vec());
+        Ok(Called { code: Some(0), text: "plan".into(), messages: String::new() })
+    }
+
+    fn start(&self, arguments: &[String]) -> io::Result<Box<dyn Run>> {
+        self.called.lock().push(arguments.to_vec());
+        let events = Mutex::new(self.events.lock().take());
+        Ok(Box::new(FakeRun { events, ended: Mutex::new(self.ended.lock().take()) }))
+    }
+
+    fn starts_runs(&self) -> bool {
+        true
+    }
+
+    fn results(&self) -> PathBuf {
+        self.results.clone()
+    }
+
+    fn scenarios(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn target(&self) -> String {
+        "nothing".into()
+    }
+
+    fn open_session(&self) -> Result<Box<dyn Session>, String> {
+        Err("nothing answers".into())
+    }
+}
+
+/// A page that listens. It ends when it is dropped.
+struct Page {
+    address: SocketAddr,
+    token: Token,
+    program: Arc<Fake>,
+    /// Keeps the run going.
+    end_of_run: Option<Sender<()>>,
+    _end: DropGuard,
+    _results: tempfile::TempDir,
+}
+
+impl Page {
+    fn start(settings: PageSettings) -> Self {
+        let (page, end_of_run) = Self::with_run(settings, Box::new(Cursor::new(Vec::new())));
+        Self { end_of_run: Some(end_of_run), ..page }
+    }
+
+    /// Starts a page with these events of a run. The sender ends the run.
+    fn with_run(settings: PageSettings, events: Box<dyn BufRead + Send>) -> (Self, Sender<()>) {
+        let (end_of_run, ended) = channel();
+        let results = tempfile::tempdir().unwrap();
+        let program = Arc::new(Fake {
+            called: Mutex::default(),
+            events: Mutex::new(Some(events)),
+            ended: Mutex::new(Some(ended)),
+            results: results.path().to_owned(),
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&listener).listen(1024).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (address, token, end) = (listener.local_addr().unwrap(), Token::draw(), CancellationToken::new());
+        let (served, given, shutdown) = (Arc::clone(&program), token.clone(), end.clone());
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                serve(listener, served, settings, given, None, shutdown).await;
+            });
+        });
+        (
+            Self { address, token, program, end_of_run: None, _end: end.drop_guard(), _results: results },
+            end_of_run,
+        )
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    /// Returns the headers of the page's own script.
+    fn own_headers(&self) -> String {
+        let (address, token) = (self.address, self.token.reveal());
+        format!(
+            "Host: {address}\r\nOrigin: http://{address}\r\nAuthorization: Bearer {token}\r\nSec-Fetch-Site: same-origin\r\n"
+        )
+    }
+
+    /// Sends a request and returns the status and the response.
+    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let mut stream = self.connect();
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\n{headers}{kind}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        // A server that has refused the request may have closed the connection already.
+        let _ = stream.write_all(request.as_bytes());
+        let mut response = String::new();
+        let _ = stream.read_to_string(&mut response);
+        (status(&response), response)
+    }
+
+    fn start_run(&self, headers: &str) -> (u16, String) {
+        self.send("POST", "/api/runs", headers, r#"{"clients":1}"#)
+    }
+
+    fn assert_nothing_called(&self) {
+        assert_eq!(*self.program.called.lock(), Vec::<Vec<String>>::new());
+    }
+}
+
+fn status(response: &str) -> u16 {
+    response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn the_page_itself_may_start_a_run() {
+    let page = Page::start(PageSettings::default());
+    let (status, response) = page.start_run(&page.own_headers());
+    assert_eq!(status, 200, "{response}");
+    assert_eq!(*page.program.called.lock(), [["--clients=1"]]);
+    assert!(page.end_of_run.is_some());
+    assert_eq!(page.start_run(&page.own_headers()).0, 409, "one run at a time");
+}
+
+#[test]
+fn a_name_that_was_rebound_to_this_address_is_refused() {
+    let page = Page::start(PageSettings::default());
+    let port = page.address.port();
+    for host in [
+        format!("evil.example:{port}"),
+        "evil.example".into(),
+        format!("127.0.0.1.evil.example:{port}"),
+        String::new(),
+    ] {
+        let own = page.own_headers().replace(&page.address.to_string(), &host);
+        assert_eq!(page.start_run(&own).0, 421, "{host}");
+        assert_eq!(page.send("GET", "/api/state", &own, "").0, 421, "{host}");
+        assert_eq!(page.send("GET", "/", &format!("Host: {host}\r\n"), "").0, 421, "{host}");
+    }
+    let twice = format!("Host: evil.example\r\n{}", page.own_headers());
+    assert!(matches!(page.start_run(&twice).0, 400 | 421));
+    let absolute = page.send("GET", "http://evil.example/api/state", &page.own_headers(), "");
+    assert_eq!(absolute.0, 400, "{}", absolute.1);
+    page.assert_nothing_called();
+}
+
+#[test]
+fn another_site_cannot_change_or_read_anything() {
+    let page = Page::start(PageSettings::default());
+    let (address, token) = (page.address, page.token.reveal());
+    // Even with the token, which another site cannot know.
+    let base = format!("Host: {address}\r\nAuthorization: Bearer {token}\r\n");
+    for origin in ["http://evil.example", "null", "http://localhost:3000", "https://127.0.0.1", ""] {
+        let (status, response) = page.start_run(&format!("{base}Origin: {origin}\r\n"));
+        assert_eq!(status, 403, "{origin}: {response}");
+    }
+    assert_eq!(page.start_run(&base).0, 403, "without an origin");
+    assert_eq!(page.start_run(&format!("{}Origin: http://evil.example\r\n", page.own_headers())).0, 403);
+    for site in ["cross-site", "same-site", "none"] {
+        let headers = page.own_headers().replace("same-origin", site);
+        assert_eq!(page.start_run(&headers).0, 403, "{site}");
+    }
+    // A form of another site can send a POST without a preflight, with one of these types.
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+        let headers = format!("{}Content-Type: {kind}\r\n", page.own_headers());
+        let mut stream = page.connect();
+        write!(
+            stream,
+            "POST /api/runs HTTP/1.1\r\n{headers}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+        )
+        .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert_eq!(status(&response), 415, "{kind}: {response}");
+    }
+    let preflight =
+        page.send("OPTIONS", "/api/runs", &format!("Host: {address}\r\nOrigin: http://evil.example\r\n"), "");
+    assert_eq!(preflight.0, 403);
+    assert!(!preflight.1.to_lowercase().contains("access-control-allow"), "{}", preflight.1);
+    page.assert_nothing_called();
+}
+
+#[test]
+fn without_the_token_nothing_is_read_or_changed() {
+    let page = Page::start(PageSettings::default());
+    let own = page.own_headers();
+    let (token, origin) = (page.token.reveal(), format!("Bearer {}", page.token.reveal()));
+    for wrong in
+        ["", "Bearer", "Bearer ", "Bearer x", token, &origin[..origin.len() - 1], &format!("{origin}x")]
+    {
+        let headers = own.replace(&origin, wrong);
+        for path in ["/api/state", "/api/events", "/api/history", "/api/trial/frames"] {
+            assert_eq!(page.send("GET", path, &headers, "").0, 401, "{wrong}: {path}");
+        }
+        for path in [
+            "/api/runs",
+            "/api/plan",
+            "/api/run/stop",
+            "/api/run/amend",
+            "/api/run/inject",
+            "/api/links",
+            "/api/compare",
+        ] {
+            assert_eq!(page.send("POST", path, &headers, "{}").0, 401, "{wrong}: {path}");
+        }
+        assert_eq!(page.send("DELETE", "/api/history/a_20260101_000000", &headers, "").0, 401);
+    }
+    // Neither the page nor an answer contains it.
+    for path in ["/", "/main.js", "/server.js", "/api/state"] {
+        let (status, response) = page.send("GET", path, &own, "");
+        assert_eq!(status, 200, "{path}: {response}");
+        assert!(!response.contains(token), "{path}");
+    }
+    for path in ["/?t=", "/api/state?t=", "/api/state?token="] {
+        let headers = own.replace(&origin, "");
+        let (status, _) = page.send("GET", &format!("{path}{token}"), &headers, "");
+        assert!(path.starts_with("/?") || status == 401, "a token in the address is not one: {path}");
+    }
+    assert_eq!(page.send("GET", "/files/x/report.html", &own, "").0, 404);
+    page.assert_nothing_called();
+}
+
+#[test]
+fn nothing_is_changed_by_a_get() {
+    let page = Page::start(PageSettings::default());
+    for path in [
+        "/api/runs",
+        "/api/plan",
+        "/api/run/stop",
+        "/api/run/amend",
+        "/api/run/inject",
+        "/api/trial",
+        "/api/history/a_20260101_000000",
+    ] {
+        assert_eq!(page.send("GET", path, &page.own_headers(), "").0, 405, "{path}");
+    }
+    assert_eq!(page.send("POST", "/", &page.own_headers(), "{}").0, 405);
+    page.assert_nothing_called();
+}
+
+#[test]
+fn every_answer_forbids_foreign_and_inline_code() {
+    let page = Page::start(PageSettings::default());
+    for path in ["/", "/main.js", "/api/state", "/missing"] {
+        let (_, response) = page.send("GET", path, &page.own_headers(), "");
+        for header in [
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'",
+            "frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+            "cache-control: no-store",
+            "cross-origin-resource-policy: same-origin",
+        ] {
+            assert!(response.contains(header), "{path} lacks {header}: {response}");
+        }
+    }
+}
+
+#[test]
+fn large_and_slow_requests_are_refused() {
+    let page = Page::start(PageSettings::default());
+    let large = format!(r#"{{"name":"{}"}}"#, "x".repeat(70_000));
+    assert_eq!(page.send("POST", "/api/runs", &page.own_headers(), &large).0, 413);
+    let mut endless = page.connect();
+    write!(
+        endless,
+        "POST /api/runs HTTP/1.1\r\n{}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+        page.own_headers()
+    )
+    .unwrap();
+    let chunk = format!("1000\r\n{}\r\n", "x".repeat(4096));
+    while endless.write_all(chunk.as_bytes()).is_ok() {}
+    let long_head = format!("{}X-Long: {}\r\n", page.own_headers(), "x".repeat(40_000));
+    assert!(matches!(page.start_run(&long_head).0, 0 | 431));
+    // A body that never comes.
+    let mut slow = page.connect();
+    write!(
+        slow,
+        "POST /api/runs HTTP/1.1\r\n{}Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{{",
+        page.own_headers()
+    )
+    .unwrap();
+    let mut response = String::new();
+    BufReader::new(slow).read_line(&mut response).unwrap();
+    assert_eq!(status(&response), 408, "{response}");
+    page.assert_nothing_called();
+}
+
+#[test]
+fn a_thousand_idle_connections_do_not_lock_the_user_out() {
+    let page = Page::start(PageSettings::default());
+    // The user watches the events.
+    let mut events = page.connect();
+    write!(events, "GET /api/events HTTP/1.1\r\n{}\r\n", page.own_headers()).unwrap();
+    let mut events = BufReader::new(events);
+    let mut line = String::new();
+    events.read_line(&mut line).unwrap();
+    assert_eq!(status(&line), 200);
+    let mut idle: Vec<_> = (0..1_000).map(|_| page.connect()).collect();
+    idle.iter_mut().step_by(2).for_each(|stream| drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: ")));
+    let began = Instant::now();
+    let (status, response) = page.start_run(&page.own_headers());
+    assert_eq!(status, 200, "{response}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // The user's stream of events goes on, and most idle connections are closed.
+    while !line.contains("running") {
+        line.clear();
+        assert!(events.read_line(&mut line).unwrap() > 0, "the user's connection stays");
+    }
+    let mut open = 0;
+    for mut stream in idle {
+        stream.set_nonblocking(true).unwrap();
+        let mut byte = [0];
+        open += usize::from(
+            matches!(stream.read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock),
+        );
+    }
+    assert!(open <= 128, "{open} connections are open");
+}
+
+#[test]
+fn a_browser_that_reads_nothing_delays_no_run() {
+    let line = format!("{{\"type\":\"second\",\"text\":\"{}\"}}\n", "x".repeat(10_000));
+    // Much more than the log and all buffers hold.
+    let events = Box::new(BufReader::new(Cursor::new(line.repeat(5_000).into_bytes())));
+    let (page, end_of_run) = Page::with_run(PageSettings::default(), events);
+    let mut dead = page.connect();
+    socket2::SockRef::from(&dead).set_recv_buffer_size(4096).unwrap();
+    write!(dead, "GET /api/events HTTP/1.1\r\n{}\r\n", page.own_headers()).unwrap();
+    let began = Instant::now();
+    assert_eq!(page.start_run(&page.own_headers()).0, 200);
+    drop(end_of_run);
+    loop {
+        let (_, state) = page.send("GET", "/api/state", &page.own_headers(), "");
+        if state.contains("\"idle\"") {
+            break;
+        }
+        assert!(began.elapsed() < LIMIT, "the run ends although a browser reads nothing: {state}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // A browser that comes later, or reads slowly, learns how much it missed.
+    let mut late = page.connect();
+    write!(late, "GET /api/events HTTP/1.1\r\n{}\r\n", page.own_headers()).unwrap();
+    let missed =
+        BufReader::new(late).lines().map(Result::unwrap).find(|line| line.contains("missed")).unwrap();
+    assert!(missed.contains("\"type\":\"page\""), "{missed}");
+    let (_, state) = page.send("GET", "/api/state", &page.own_headers(), "");
+    assert!(!state.contains("\"events_missed\":0"), "{state}");
+}
+
+#[test]
+fn a_browser_resumes_after_its_last_event() {
+    let lines: String = (0..50).map(|n| format!("{{\"type\":\"second\",\"t\":{n}}}\n")).collect();
+    let (page, _end_of_run) =
+        Page::with_run(PageSettings::default(), Box::new(Cursor::new(lines.into_bytes())));
+    assert_eq!(page.start_run(&page.own_headers()).0, 200);
+    let read = |last: &str, until: &str| -> Vec<String> {
+        let mut stream = page.connect();
+        write!(stream, "GET /api/events HTTP/1.1\r\n{}{last}\r\n", page.own_headers()).unwrap();
+        let mut lines = Vec::new();
+        for line in BufReader::new(stream).lines() {
+            let line = line.unwrap();
+            let is_last = line.contains(until);
+            lines.push(line);
+            if is_last {
+                break;
+            }
+        }
+        lines
+    };
+    let first = read("", "\"t\":20");
+    let id = first.iter().rev().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+    let rest = read(&format!("Last-Event-ID: {id}\r\n"), "\"t\":49");
+    let data = |lines: &[String]| -> Vec<String> {
+        lines.iter().filter(|line| line.starts_with("data: ") && line.contains("second")).cloned().collect()
+    };
+    let all = [data(&first), data(&rest)].concat();
+    let expected: Vec<_> = (0..50).map(|n| format!("data: {{\"type\":\"second\",\"t\":{n}}}")).collect();
+    assert_eq!(all, expected);
+    // The position of another process means nothing.
+    assert_eq!(data(&read("Last-Event-ID: 00000000-40\r\n", "\"t\":3"))[0], expected[0]);
+}
+
+#[test]
+fn a_name_from_outside_needs_permission_and_https_changes_the_origin() {
+    let page = Page::start(PageSettings { names: vec!["load.example".into()], tls: None });
+    let own = page.own_headers().replace(&page.address.to_string(), "load.example");
+    assert_eq!(page.start_run(&own).0, 200);
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![key.cert.der().clone()],
+            rustls::pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()).into(),
+        )
+        .unwrap();
+    let secure = Page::start(PageSettings { names: Vec::new(), tls: Some(Arc::new(tls)) });
+    let (_, response) = secure.send("GET", "/", &secure.own_headers(), "");
+    assert!(!response.contains("HTTP/1.1 200"), "plain HTTP is not answered: {response}");
+    secure.assert_nothing_called();
+}
