@@ -188,7 +188,9 @@ fn a_fault_is_injected_into_a_running_test_and_recorded() {
     let mut command = streamstress(&[
         "run",
         "--clients",
-        "6",
+        "40",
+        "--ramp-up",
+        "500ms",
         "--duration",
         "8s",
         "--quiet",
