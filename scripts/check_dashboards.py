@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent / "docker/observability"
-# Words of PromQL that are no metrics.
+# Words of PromQL that are not metrics.
 FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "max", "min", "avg"}
 KEYWORDS = {"by", "without", "or", "and", "unless", "on", "ignoring", "bool", "offset"}
 # Metrics of Prometheus itself.

@@ -208,7 +208,7 @@ impl<'a> Lead<'a> {
                 .context("cannot start a thread for a fault")?;
         let amender = self.amender(epoch, broadcast, faults.unplanned());
         if let (Some(steering), Some(amender)) = (self.settings.steering, &amender) {
-            // Without a receiver, nobody steers any more.
+            // Without a receiver, the search has ended.
             let _ = steering.amender.try_send(Arc::clone(amender));
         }
         // The requests of other runs come through the control Redis.

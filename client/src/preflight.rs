@@ -83,7 +83,7 @@ pub fn terminal(config: &Config) -> Result<(), ConfigErrors> {
 /// Returns what injects the planned faults, or `None` if there are none.
 ///
 /// # Errors
-/// There is no stack into which they can be injected.
+/// No stack runs into which they can be injected.
 pub(crate) fn injector(config: &Config) -> Result<Option<Arc<dyn Injector>>, ConfigErrors> {
     let faults = &config.plan.faults;
     let injector = (!faults.planned.is_empty()).then(|| stack_faults::injector(faults.stack.as_deref()));

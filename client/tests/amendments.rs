@@ -35,7 +35,7 @@ fn history(dir: &Path, column: &str) -> Vec<f64> {
     rows.records().map(|row| row.unwrap()[at].parse().unwrap_or_default()).collect()
 }
 
-/// Checks that a run whose plan was changed to `clients` sessions had them, and says so.
+/// Checks that a run whose plan was changed to `clients` sessions had them, and that the results list the change.
 fn assert_amended(dir: &Path, clients: u64) {
     let summary = summary(dir);
     assert_eq!(summary["verdict"], "PASS", "{summary:#}");

@@ -268,7 +268,7 @@ fn events_are_lines_and_the_last_is_the_verdict() {
     let lines: Vec<serde_json::Value> =
         read(dir.path(), "_events.ndjson").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let written = lines.len();
-    // How often the status is told depends on time.
+    // The number of status events depends on time.
     let mut lines: Vec<_> = lines.into_iter().filter(|line| line["type"] != "status").collect();
     let counted = lines.last().unwrap()["events_written"].as_u64().unwrap();
     let statuses = (written - lines.len()) as u64;

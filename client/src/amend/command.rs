@@ -21,7 +21,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Changes a run, and prints what was changed.
 ///
 /// # Errors
-/// There is no such run, or the change is not possible.
+/// No run with this id goes on, or the change is not possible.
 pub(crate) fn amend(args: &AmendArgs) -> Result<(), RunError> {
     let (request, wanted) = match args.fault.clone() {
         Some(fault) => (Request::Inject { fault }, Wanted::Any),

@@ -74,7 +74,7 @@ pub(crate) enum Refusal {
     /// This machine cannot carry the changed plan.
     #[error("{0}")]
     Host(String),
-    /// The generators cannot be told.
+    /// The message to the generators cannot be sent.
     #[error("{0}")]
     Untold(String),
 }

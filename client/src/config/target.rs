@@ -72,7 +72,7 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
             "--ws-path has the parameter `hops`: use --hops, so that the client expects the times".into(),
         );
     }
-    // A gateway of somebody else may take the parameter for a part of its own.
+    // Another gateway may give the parameter a different meaning.
     let is_named = is_foreign || !args.wsproxy_url.is_empty();
     let hops = hops(check, args.hops, is_named || foreign.is_some(), rollup_ms.is_some());
     let headers = headers(check, &args.headers);

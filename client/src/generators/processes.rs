@@ -257,7 +257,8 @@ fn play(settings: ProcessSettings) -> Result<(), RunError> {
     let stop = Stop::default();
     signals::listen(stop.clone()).context("cannot listen to signals")?;
     let ProcessSettings { socket, header, base, wait_ms, .. } = settings;
-    let shard = Shard::new(header.shard, header.generators).context("there is no such shard")?;
+    let shard = Shard::new(header.shard, header.generators)
+        .context("the shard is outside the number of generators")?;
     preflight::host(&config.part(shard))?;
     let run = Run {
         id: header.run_id.clone(),

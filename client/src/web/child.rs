@@ -1,4 +1,4 @@
-//! A run as a child process. It has a process group of its own, so that neither Ctrl+C nor the end of the page ends it.
+//! A run as a child process. It has its own process group, so that neither Ctrl+C nor the end of the page ends it.
 
 use super::events::EventPipe;
 use nix::{
@@ -26,7 +26,7 @@ const KEPT: u64 = 16 << 10;
 /// Returns a command of this program, without what belongs to the page alone.
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    // A run that the page starts has no page or terminal of its own.
+    // A run that the page starts has neither its own page nor a terminal.
     command
         .env_remove("STREAMSTRESS_WEB")
         .env_remove("STREAMSTRESS_TUI")

@@ -64,7 +64,7 @@ impl Listening {
     /// Returns the listener for a runtime.
     ///
     /// # Errors
-    /// There is no runtime.
+    /// The runtime cannot be built.
     pub(super) fn listener(self) -> io::Result<tokio::net::TcpListener> {
         tokio::net::TcpListener::from_std(self.listener)
     }

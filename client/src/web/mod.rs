@@ -2,7 +2,7 @@
 //! this process ([`own`]). The server and the page are the crate `web`; what it needs of this program is [`program`].
 //!
 //! Both kinds of runs write their events into a named pipe ([`events`]), as `--out seconds=FILE` does, and are stopped by signals, so that
-//! the page has no path of its own into a run.
+//! the page uses the same ways into a run as the command line.
 
 mod child;
 mod command;

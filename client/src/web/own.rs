@@ -1,4 +1,4 @@
-//! `run --web`: the page of the run of this process. It has a thread of its own. The run writes its events into a pipe that takes only
+//! `run --web`: the page of the run of this process. It has its own thread. The run writes its events into a pipe that takes only
 //! what it has room for, and does not wait for the page at its end.
 
 use super::{command::Listening, events::EventPipe, program::ThisProgram};

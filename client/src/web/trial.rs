@@ -34,7 +34,7 @@ pub(super) fn target(run: &RunArgs) -> String {
 }
 
 fn config(run: &RunArgs) -> Result<Config, String> {
-    // Of the run, only the target matters.
+    // Only the target of the run matters.
     let target = RunArgs {
         api_url: run.api_url.clone(),
         wsproxy_url: run.wsproxy_url.clone(),

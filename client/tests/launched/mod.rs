@@ -37,7 +37,7 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Returns `command` in a mount namespace of its own, where `dir` is a disk that holds this number of bytes.
+/// Returns `command` in a separate mount namespace, where `dir` is a disk that holds this number of bytes.
 pub fn on_a_small_disk(command: &Command, dir: &Path, bytes: u32) -> Command {
     let mut wrapped = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {

@@ -30,7 +30,7 @@ pub enum Numbering {
     None,
     /// Messages with text are numbered.
     Tokens,
-    /// Every message is numbered, of whatever type it is.
+    /// Every message is numbered, whatever its type.
     Messages,
 }
 
@@ -75,7 +75,7 @@ pub enum Fault {
 }
 
 /// Whether the received text is the one that the server sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contents {
     /// The server repeated the text, and it is the one that was received.
     Verified,
@@ -83,15 +83,13 @@ pub enum Contents {
     Corrupt,
 }
 
-/// Times of the project's own simulator, in microseconds of its `CLOCK_MONOTONIC`, and whose clock it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Times of the project's own simulator, in microseconds of its `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// When the message was due.
     pub due_us: Option<u64>,
     /// When it was sent.
     pub sent_us: Option<u64>,
-    /// The boot id of the host.
-    pub boot_id: Option<String>,
 }
 
 impl Meaning<'_> {

@@ -142,14 +142,16 @@ impl Connector {
         &self.credentials
     }
 
-    /// Returns `text` with every secret replaced, the present key among them.
+    /// Returns `text` with every secret replaced, the keys so far among them.
     #[must_use]
     pub fn hide(&self, text: &str) -> String {
+        self.secrets().hide(text)
+    }
+
+    fn secrets(&self) -> Secrets {
         let mut secrets = self.secrets.clone();
-        if let (Some(key), _) = self.credentials.key() {
-            secrets.add(key.reveal());
-        }
-        secrets.hide(text)
+        self.credentials.add_to(&mut secrets);
+        secrets
     }
 
     /// Where the sockets of session `index` come from.
@@ -174,7 +176,7 @@ impl Connector {
         let token = self.token.as_ref().unwrap_or(token);
         let opened = self.open_with(session, token, resume, last_read, dial).await;
         opened.map_err(|mut error| {
-            let mut secrets = self.secrets.clone();
+            let mut secrets = self.secrets();
             secrets.add(token.reveal());
             error.message = secrets.hide(&error.message);
             error

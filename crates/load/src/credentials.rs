@@ -2,14 +2,16 @@
 
 use parking_lot::Mutex;
 use plan::Foreign;
-use settings::secret::Secret;
-use std::{process::Stdio, time::Duration};
+use settings::secret::{Secret, Secrets};
+use std::{collections::VecDeque, process::Stdio, time::Duration};
 use tokio::process::Command;
 
 /// Time limit of the command.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Upper limit in bytes of a key.
 const LONGEST_KEY: usize = 16 << 10;
+/// Number of earlier keys that are still hidden in messages.
+const EARLIER_KEYS: usize = 16;
 
 /// The key that authorizes the calls of a run. All its workers share it.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ struct Key {
     secret: Option<Secret>,
     /// How often the key was renewed.
     renewals: u64,
+    /// The keys before it, the latest last.
+    earlier: VecDeque<Secret>,
 }
 
 impl Credentials {
@@ -32,7 +36,10 @@ impl Credentials {
     #[must_use]
     pub fn new(foreign: Option<&Foreign>) -> Self {
         Self {
-            key: Mutex::new(Key { secret: foreign.and_then(|foreign| foreign.api_key.clone()), renewals: 0 }),
+            key: Mutex::new(Key {
+                secret: foreign.and_then(|foreign| foreign.api_key.clone()),
+                ..Key::default()
+            }),
             command: foreign.and_then(|foreign| foreign.token_command.clone()),
             renewal: tokio::sync::Mutex::default(),
         }
@@ -41,8 +48,14 @@ impl Credentials {
     /// Returns the present key, if there is one, and how often it was renewed.
     #[must_use]
     pub fn key(&self) -> (Option<Secret>, u64) {
-        let key = self.key.lock().clone();
-        (key.secret, key.renewals)
+        let key = self.key.lock();
+        (key.secret.clone(), key.renewals)
+    }
+
+    /// Adds the present key and the latest earlier ones to what is hidden in messages.
+    pub fn add_to(&self, secrets: &mut Secrets) {
+        let key = self.key.lock();
+        key.secret.iter().chain(&key.earlier).for_each(|secret| secrets.add(secret.reveal()));
     }
 
     /// Returns whether a key can be renewed.
@@ -73,7 +86,12 @@ impl Credentials {
         }
         let secret = printed(command.reveal()).await.map_err(|why| format!("--token-command {why}"))?;
         let mut key = self.key.lock();
-        *key = Key { secret: Some(secret), renewals: key.renewals + 1 };
+        let replaced = key.secret.replace(secret);
+        key.earlier.extend(replaced);
+        if key.earlier.len() > EARLIER_KEYS {
+            key.earlier.pop_front();
+        }
+        key.renewals += 1;
         Ok(())
     }
 }
@@ -119,6 +137,19 @@ mod tests {
         let (one, other) = tokio::join!(credentials.renew(1), credentials.renew(1));
         assert_eq!((one, other), (Ok(()), Ok(())));
         assert_eq!(credentials.key().0.unwrap().reveal(), "2");
+    }
+
+    #[tokio::test]
+    async fn an_earlier_key_is_hidden_as_well() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let command = format!("echo x >> '{0}'; echo key-number-$(wc -l < '{0}')", file.path().display());
+        let credentials = credentials(&command);
+        credentials.prepare().await.unwrap();
+        credentials.renew(1).await.unwrap();
+        let mut secrets = Secrets::default();
+        credentials.add_to(&mut secrets);
+        let hidden = secrets.hide("wrong: key-number-1 and key-number-2");
+        assert!(!hidden.contains("key-number"), "{hidden}");
     }
 
     #[tokio::test]

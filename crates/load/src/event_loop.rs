@@ -16,7 +16,7 @@ const TIMER_STEP: Duration = Duration::from_millis(1);
 /// A longer delay of the loop is a standstill: queries that timed out meanwhile may have failed because of the generator.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
-/// How long a busy loop lets events gather. Tokio's timers are rounded to more than that, and an arrival's time comes from the kernel.
+/// How long a busy loop lets events gather. Timers can be late by that much more, while an arrival's time comes from the kernel.
 const GATHER: Duration = Duration::from_micros(250);
 /// Time over which the waits of a loop are counted.
 const COUNTED: Duration = Duration::from_millis(10);
@@ -56,6 +56,8 @@ struct PollTimes {
     returned: Instant,
     /// The last entry into the kernel.
     entered: Instant,
+    /// When the loop began to let events gather before that entry, if it did.
+    gathers_since: Option<Instant>,
     /// No event that the loop sees now had happened at this instant.
     unseen_since: Instant,
     /// When the next probe is due.
@@ -70,6 +72,7 @@ impl PollTimes {
         Self {
             returned: now,
             entered: now,
+            gathers_since: None,
             unseen_since: now,
             next_probe: None,
             lateness: Duration::ZERO,
@@ -77,13 +80,14 @@ impl PollTimes {
         }
     }
 
-    const fn enter(&mut self, now: Instant) {
-        self.entered = now;
+    const fn enter(&mut self, now: Instant, gathers_since: Option<Instant>) {
+        (self.entered, self.gathers_since) = (now, gathers_since);
     }
 
     fn leave(&mut self, now: Instant) {
         let waited = now.saturating_duration_since(self.entered) >= SHORT_WAIT;
-        self.unseen_since = if waited { now } else { self.returned };
+        // What came while events gathered was there before the wait.
+        self.unseen_since = if waited { self.gathers_since.unwrap_or(now) } else { self.returned };
         self.returned = now;
     }
 
@@ -127,13 +131,16 @@ pub fn watch(builder: &mut Builder) -> &mut Builder {
 }
 
 fn enter() {
-    let mut now = Instant::now();
-    if with(now, |times| times.gathering.wait(now)) {
+    let now = Instant::now();
+    let gathers = with(now, |times| {
+        times.enter(now, None);
+        times.gathering.wait(now)
+    });
+    if gathers {
         thread::sleep(GATHER);
-        // What came meanwhile was there before the wait that begins now.
-        now = Instant::now();
+        let after = Instant::now();
+        with(after, |times| times.enter(after, Some(now)));
     }
-    with(now, |times| times.enter(now));
 }
 
 fn leave() {
@@ -205,14 +212,18 @@ mod tests {
     fn an_event_during_a_delay_may_have_waited_for_all_of_it() {
         let start = Instant::now();
         let mut times = PollTimes::new(start);
-        times.enter(start);
+        times.enter(start, None);
         times.leave(start + ms(10));
         assert_eq!(times.unseen(start + ms(10)), ms(0), "the loop was waiting for it");
         assert_eq!(times.unseen(start + ms(13)), ms(3));
         // The loop is busy for 50 ms, and finds something as soon as it looks.
-        times.enter(start + ms(60));
+        times.enter(start + ms(60), None);
         times.leave(start + ms(60));
         assert_eq!(times.unseen(start + ms(61)), ms(51));
+        // Events gathered for 2 ms before a wait of 5 ms.
+        times.enter(start + ms(64), Some(start + ms(62)));
+        times.leave(start + ms(69));
+        assert_eq!(times.unseen(start + ms(69)), ms(7));
     }
 
     #[test]
@@ -235,12 +246,12 @@ mod tests {
     fn a_late_timer_adds_to_it() {
         let start = Instant::now();
         let mut times = PollTimes::new(start);
-        times.enter(start);
+        times.enter(start, None);
         times.leave(start + ms(20));
         times.probe(start + ms(19), start + ms(20), start + ms(40));
         assert_eq!(times.unseen(start + ms(20)), ms(0), "timers are rounded up");
         // Woken late by the scheduler: the probe has not run yet.
-        times.enter(start + ms(20));
+        times.enter(start + ms(20), None);
         times.leave(start + ms(70));
         assert_eq!(times.unseen(start + ms(70)), ms(29));
         times.probe(start + ms(40), start + ms(70), start + ms(80));

@@ -35,7 +35,7 @@ pub trait Program: Send + Sync {
     /// Creates a session at the target of the page.
     ///
     /// # Errors
-    /// Why there is no session.
+    /// Why the session cannot be opened.
     fn open_session(&self) -> Result<Box<dyn Session>, String>;
 }
 

@@ -130,7 +130,7 @@ impl Runs {
     /// Asks the run to end: the first time after its streams have ended, the second time at once. Returns the new state.
     ///
     /// # Errors
-    /// There is no run, or it cannot be reached.
+    /// No run goes on, or it cannot be reached.
     pub(crate) fn stop(&self) -> Result<Value, Refusal> {
         let current = self.current()?;
         current.run.interrupt().map_err(|error| Refusal::broken(format!("cannot stop the run: {error}")))?;
@@ -143,7 +143,7 @@ impl Runs {
     /// Returns the name of the run.
     ///
     /// # Errors
-    /// There is no run, or it has not begun.
+    /// No run goes on, or it has not begun.
     pub(crate) fn id(&self) -> Result<String, Refusal> {
         let id = self.current()?.id.lock().clone();
         id.ok_or_else(|| Refusal::conflict("the run has not begun yet: try again in a moment"))

@@ -1,16 +1,13 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`.
 
-use crate::{
-    metrics::Outcome,
-    openai::{
-        cancelling::Cancelling,
-        chat_request::ChatRequest,
-        compose,
-        playback::Playback,
-        player::{Manner, Player},
-        problem::Problem,
-        state::{OpenAi, new_id},
-    },
+use crate::openai::{
+    cancelling::Cancelling,
+    chat_request::ChatRequest,
+    compose,
+    playback::Playback,
+    player::{Manner, Player},
+    problem::Problem,
+    state::{OpenAi, new_id},
 };
 use axum::{
     body::Body,
@@ -20,7 +17,7 @@ use axum::{
 };
 use dialects::chat::write::{Finish, Head, Shape, Writer};
 use std::sync::Arc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 pub(super) async fn chat(State(openai): State<Arc<OpenAi>>, body: Body) -> Result<Response, Problem> {
     answer(&openai, body, Shape::Chat).await
@@ -47,19 +44,7 @@ async fn answer(openai: &Arc<OpenAi>, body: Body, shape: Shape) -> Result<Respon
     let finish = if answer.is_limited() { Finish::Length } else { Finish::Stop };
     if !request.stream {
         let end = OpenAi::end(&answer).await?;
-        tokio::select! {
-            () = sleep_until(start + end.at) => {}
-            () = openai.stop.cancelled() => {
-                active.end(Outcome::Shutdown);
-                return Err(Problem::Draining);
-            }
-        }
-        if end.failed {
-            active.end(Outcome::Injected);
-            return Err(Problem::Injected);
-        }
-        openai.metrics.tokens.inc_by(answer.tokens());
-        active.end(Outcome::Done);
+        openai.wait(&answer, &end, start, active).await?;
         let json = [(CONTENT_TYPE, "application/json")];
         return Ok((json, writer.whole(&answer.whole(), answer.tokens(), finish)).into_response());
     }

@@ -47,7 +47,7 @@ pub(super) enum FinishAt {
     /// In the last token's chunk.
     #[default]
     LastToken,
-    /// In a chunk of its own, when the end is due.
+    /// In a separate chunk, when the end is due.
     Separate,
 }
 

@@ -86,20 +86,7 @@ async fn wait(openai: &OpenAi, kept: &Kept, active: Active) -> Result<(), Proble
         active.end(Outcome::Done);
         return Ok(());
     };
-    tokio::select! {
-        () = sleep_until(kept.start + end.at) => {}
-        () = openai.stop.cancelled() => {
-            active.end(Outcome::Shutdown);
-            return Err(Problem::Draining);
-        }
-    }
-    if end.failed {
-        active.end(Outcome::Injected);
-        return Err(Problem::Injected);
-    }
-    openai.metrics.tokens.inc_by(answer.tokens());
-    active.end(Outcome::Done);
-    Ok(())
+    openai.wait(answer, end, kept.start, active).await
 }
 
 /// Holds the place of a response in the background until it ends.

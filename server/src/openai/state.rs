@@ -3,7 +3,7 @@
 use crate::{
     body,
     config::Config,
-    metrics::Metrics,
+    metrics::{Metrics, Outcome},
     openai::{
         active::Active,
         answer::{Answer, End},
@@ -19,7 +19,10 @@ use guard::Budget;
 use host::ClockAnchor;
 use settings::{distribution::Distribution, secret::Secret};
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -104,7 +107,7 @@ impl OpenAi {
     }
 
     /// Draws the answer of a request. `limit` is its limit of tokens, and `id` the id of the answer, which decides the schedule unless the
-    /// request names a seed or an id of its own.
+    /// request names a seed or an id.
     pub(super) fn answer(&self, extension: &Extension, limit: Option<u64>, id: &str) -> Answer {
         let mut timing = extension.query.timing(&self.timing);
         let asked = extension.query.tokens();
@@ -128,6 +131,33 @@ impl OpenAi {
         }
         let answer = answer.clone();
         tokio::task::spawn_blocking(move || answer.end()).await.map_err(|_| Problem::Internal)
+    }
+
+    /// Waits for the end of an answer that is not streamed, and ends `active`.
+    ///
+    /// # Errors
+    /// The answer fails on request, or the server shuts down.
+    pub(super) async fn wait(
+        &self,
+        answer: &Answer,
+        end: &End,
+        start: Instant,
+        active: Active,
+    ) -> Result<(), Problem> {
+        tokio::select! {
+            () = sleep_until(start + end.at) => {}
+            () = self.stop.cancelled() => {
+                active.end(Outcome::Shutdown);
+                return Err(Problem::Draining);
+            }
+        }
+        if end.failed {
+            active.end(Outcome::Injected);
+            return Err(Problem::Injected);
+        }
+        self.metrics.tokens.inc_by(answer.tokens());
+        active.end(Outcome::Done);
+        Ok(())
     }
 
     /// Returns this instant in microseconds of wire time.

@@ -17,6 +17,8 @@ const DONE: &str = "[DONE]";
 pub struct ChatAnswer {
     /// A `finish_reason` arrived.
     is_finished: bool,
+    /// The `finish_reason` was `error`, which some servers send instead of an error.
+    has_failed: bool,
     is_ended: bool,
     /// The highest number of a token that arrived, if the simulator numbers them.
     highest: Option<u64>,
@@ -37,8 +39,6 @@ struct Chunk<'a> {
     x_due_us: Option<u64>,
     #[serde(default)]
     x_sent_us: Option<u64>,
-    #[serde(default)]
-    boot_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -98,7 +98,7 @@ impl ChatAnswer {
         }
         let mut meaning = Meaning {
             seq: chunk.x_seq,
-            times: Times { due_us: chunk.x_due_us, sent_us: chunk.x_sent_us, boot_id: chunk.boot_id },
+            times: Times { due_us: chunk.x_due_us, sent_us: chunk.x_sent_us },
             ..Meaning::default()
         };
         if let Some(usage) = chunk.usage
@@ -111,12 +111,15 @@ impl ChatAnswer {
         let had_finished = self.is_finished;
         // Further choices are other answers to the same prompt. None was asked for.
         for choice in chunk.choices.into_iter().flatten().filter(|choice| choice.index == 0) {
-            self.is_finished |= choice.finish_reason.is_some();
+            if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
+                self.is_finished = true;
+                self.has_failed |= reason == "error";
+            }
             let Some(delta) = choice.delta else { continue };
             let has_text = |text: &Option<Text<'_>>| text.as_ref().is_some_and(|Text(text)| !text.is_empty());
             meaning.has_reasoning |= has_text(&delta.reasoning_content) || has_text(&delta.reasoning);
             if let Some(Text(text)) = delta.content {
-                meaning.text = text;
+                meaning.text = if meaning.text.is_empty() { text } else { meaning.text + text };
             }
         }
         if self.is_ended || (had_finished && !meaning.text.is_empty()) {
@@ -138,7 +141,12 @@ impl ChatAnswer {
             return Meaning::default();
         }
         self.is_ended = true;
-        let end = if self.is_finished {
+        let end = if self.has_failed {
+            End::Failed(Failed {
+                code: "finish_reason_error".into(),
+                message: "the finish_reason was `error`".into(),
+            })
+        } else if self.is_finished {
             End::Good
         } else {
             End::Failed(Failed {
@@ -247,6 +255,11 @@ mod tests {
         assert_eq!(answer.event(data).fault, Some(Fault::AfterEnd));
         assert_eq!(code(ChatAnswer::default().event(DONE).end), "no_finish_reason");
         assert_eq!(code(ChatAnswer::default().event(r#"{"error":true}"#).end), "unknown");
+        for (reason, expected) in [(r#""error""#, "finish_reason_error"), (r#""""#, "no_finish_reason")] {
+            let (mut answer, data) = (ChatAnswer::default(), chunk("{}", reason));
+            answer.event(&data);
+            assert_eq!(code(answer.event(DONE).end), expected);
+        }
         assert_eq!(ChatAnswer::default().missing_end(), Some("finish_reason and `data: [DONE]`"));
     }
 
@@ -254,14 +267,11 @@ mod tests {
     fn the_simulator_numbers_its_tokens() {
         let mut answer = ChatAnswer::default();
         let token = |seq| {
-            format!(
-                r#"{{"choices":[{{"delta":{{"content":"t{seq} "}}}}],"x_seq":{seq},"x_due_us":5,"boot_id":"b"}}"#
-            )
+            format!(r#"{{"choices":[{{"delta":{{"content":"t{seq} "}}}}],"x_seq":{seq},"x_due_us":5}}"#)
         };
         let first = token(1);
         let meaning = answer.event(&first);
         assert_eq!((meaning.seq, meaning.times.due_us), (Some(1), Some(5)));
-        assert_eq!(meaning.times.boot_id.as_deref(), Some("b"));
         let unnumbered = chunk(r#"{"content":"x"}"#, "null");
         assert_eq!(answer.event(&unnumbered).fault, Some(Fault::Unreadable));
         let finish = chunk("{}", r#""stop""#);

@@ -18,9 +18,9 @@ pub enum Shape {
 pub enum Usage {
     /// None of them.
     Never,
-    /// A chunk of its own before the end. All others carry `null`.
+    /// A separate chunk before the end. All others carry `null`.
     AtEnd,
-    /// Every chunk, with the counts so far, and a chunk of its own before the end.
+    /// Every chunk, with the counts so far, and a separate chunk before the end.
     Continuous,
 }
 

@@ -63,8 +63,6 @@ struct Head<'a> {
     x_due_us: Option<u64>,
     #[serde(default)]
     x_sent_us: Option<u64>,
-    #[serde(default)]
-    boot_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +100,21 @@ struct Response {
     error: Option<Value>,
     #[serde(default)]
     incomplete_details: Option<Incomplete>,
+    #[serde(default)]
+    output: Vec<Item>,
+}
+
+/// A part of the answer, which the server repeats as a whole at the end.
+#[derive(Default, Deserialize)]
+struct Item {
+    #[serde(default)]
+    content: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    text: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -144,12 +157,13 @@ impl ResponsesAnswer {
             // Another lane of the same socket. None was opened.
             return Meaning::fault(Fault::Foreign);
         }
-        let mut meaning = Meaning {
-            times: Times { due_us: head.x_due_us, sent_us: head.x_sent_us, boot_id: head.boot_id },
-            ..Meaning::default()
-        };
+        let mut meaning =
+            Meaning { times: Times { due_us: head.x_due_us, sent_us: head.x_sent_us }, ..Meaning::default() };
         if head.kind == "error" {
             return self.error(data, head.sequence_number, meaning);
+        }
+        if head.sequence_number.is_none() && !head.kind.starts_with("response.") {
+            return Meaning::fault(Fault::Unknown);
         }
         let is_start = matches!(&*head.kind, "response.created" | "response.queued");
         match self.numbers.place(head.sequence_number, is_start) {
@@ -212,6 +226,7 @@ impl ResponsesAnswer {
             return;
         }
         self.is_ended = true;
+        meaning.contents = self.compare_rest(&response.output);
         meaning.usage = response.usage.and_then(RawUsage::read);
         let reason = response.incomplete_details.and_then(|details| details.reason);
         meaning.end = Some(match (kind, reason.as_deref()) {
@@ -274,6 +289,19 @@ impl ResponsesAnswer {
         Some(if received == sent.digest() { Contents::Verified } else { Contents::Corrupt })
     }
 
+    /// Compares the parts whose text was not repeated yet with the whole answer. `None` if it does not have them.
+    fn compare_rest(&mut self, output: &[Item]) -> Option<Contents> {
+        let places: Vec<_> = self.texts.iter().map(|part| part.place).collect();
+        let mut contents = None;
+        for (item, part) in places {
+            let index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            let sent =
+                output.get(index(item)).and_then(|item| item.content.get(index(part))?.text.as_deref());
+            contents = contents.max(sent.and_then(|text| self.compare((item, part), text)));
+        }
+        contents
+    }
+
     /// Returns the id of the answer, once an event has named it.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
@@ -283,7 +311,7 @@ impl ResponsesAnswer {
     /// Returns the `sequence_number` of the event at `position`, from which a stream is resumed. `None` for position 0.
     #[must_use]
     pub fn number_of(&self, position: u64) -> Option<u64> {
-        (position + self.numbers.base?).checked_sub(1).filter(|_| position > 0)
+        position.checked_add(self.numbers.base?)?.checked_sub(1).filter(|_| position > 0)
     }
 
     /// Returns what the numbers count.
@@ -320,10 +348,11 @@ impl Numbers {
         }
         // Most servers count from 0, some from 1. If another event than the first comes first, numbers are taken to begin at 0.
         let base = *self.base.get_or_insert(if is_start && number == 1 { 1 } else { 0 });
-        let Some(position) = (number + 1).checked_sub(base).filter(|&position| position > 0) else {
+        let position = number.checked_add(1).and_then(|after| after.checked_sub(base));
+        let Some(position) = position.filter(|&position| position > 0) else {
             return Err(Fault::Unreadable);
         };
-        self.is_disordered |= position != self.highest + 1;
+        self.is_disordered |= position != self.highest.saturating_add(1);
         self.highest = self.highest.max(position);
         Ok(Some(position))
     }
@@ -331,7 +360,7 @@ impl Numbers {
     /// Returns the position of an event that ends a numbered answer and has no number.
     fn next(&mut self) -> Option<u64> {
         (self.base.is_some() && !self.is_unnumbered).then(|| {
-            self.highest += 1;
+            self.highest = self.highest.saturating_add(1);
             self.highest
         })
     }
@@ -412,6 +441,38 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_were_not_repeated_are_compared_with_the_whole_answer() {
+        for (text, expected) in [("abc", Contents::Verified), ("axc", Contents::Corrupt)] {
+            let mut answer = ResponsesAnswer::default();
+            let mut events = whole(0, &["a", "b", "c"]);
+            events.truncate(7);
+            for event in &events {
+                assert_eq!(answer.event(event).contents, None);
+            }
+            let end = format!(
+                r#"{{"type":"response.completed","sequence_number":7,"response":{{"id":"resp_1","output":[{{"content":[{{"text":"{text}"}}]}}]}}}}"#
+            );
+            assert_eq!(answer.event(&end).contents, Some(expected));
+        }
+    }
+
+    #[test]
+    fn numbers_at_their_limits_are_no_reason_to_panic() {
+        for number in [u64::MAX, u64::MAX - 1, 0, 1] {
+            let mut answer = ResponsesAnswer::default();
+            let first =
+                format!(r#"{{"type":"response.created","sequence_number":{number},"response":{{}}}}"#);
+            answer.event(&first);
+            answer.event(
+                r#"{"type":"response.in_progress","sequence_number":18446744073709551614,"response":{}}"#,
+            );
+            answer.event(r#"{"type":"response.output_text.delta","sequence_number":2,"delta":"a"}"#);
+            answer.event(r#"{"type":"error"}"#);
+            let _ = answer.number_of(u64::MAX);
+        }
+    }
+
+    #[test]
     fn bad_ends_and_errors() {
         let code = |data: &str| match ResponsesAnswer::default().event(data).end {
             Some(End::Failed(failed)) => failed.code,
@@ -455,6 +516,7 @@ mod tests {
             ),
             (r#"{"type":"response.output_text.delta","stream_id":"x","delta":"a"}"#, Fault::Foreign),
             (r#"{"type":"keepalive","sequence_number":2}"#, Fault::Unknown),
+            (r#"{"type":"ping"}"#, Fault::Unknown),
             (r#"{"type":"response.output_text.delta","delta":"no number"}"#, Fault::Unreadable),
             (r#"{"type":"response.output_text.delta","sequence_number":3}"#, Fault::Unreadable),
             ("{}", Fault::Unreadable),

@@ -41,7 +41,6 @@ pub struct SseReader {
     after_cr: bool,
     /// A byte of the stream arrived, so that no byte order mark can follow.
     has_begun: bool,
-    comments: u64,
 }
 
 impl SseReader {
@@ -55,7 +54,7 @@ impl SseReader {
         mut take: impl FnMut(SseEvent<'_>, bool),
     ) -> Result<(), BadStream> {
         if std::mem::take(&mut self.after_cr) {
-            // The LF of a CRLF that was cut. It ends no line of its own.
+            // The LF of a CRLF that was cut. It does not end another line.
             match bytes.split_first() {
                 Some((b'\n', rest)) => bytes = rest,
                 Some(_) => {}
@@ -96,12 +95,6 @@ impl SseReader {
         self.take_line(b"", true, &mut take)
     }
 
-    /// Returns the number of comments so far.
-    #[must_use]
-    pub const fn comments(&self) -> u64 {
-        self.comments
-    }
-
     fn grow(&mut self, bytes: &[u8]) -> Result<(), BadStream> {
         if self.line.len() + bytes.len() > MAX_EVENT {
             return Err(BadStream::TooLong);
@@ -125,10 +118,8 @@ impl SseReader {
             return self.dispatch(is_end, take);
         }
         let (field, value) = match line.iter().position(|&byte| byte == b':') {
-            Some(0) => {
-                self.comments += 1;
-                return Ok(());
-            }
+            // A comment.
+            Some(0) => return Ok(()),
             Some(colon) => (&line[..colon], &line[colon + 1..]),
             None => (line, &b""[..]),
         };

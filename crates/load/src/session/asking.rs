@@ -146,7 +146,10 @@ impl Session {
         let progress = self.queries.progress();
         let is_running = progress == Progress::Running;
         let is_accepted = matches!(turn.step, Step::Accepted);
-        let ideal = turn.ideal;
+        let (ideal, is_too_old) = (turn.ideal, turn.is_too_old);
+        // Over a WebSocket, no response ends behind an answer.
+        let is_over =
+            turn.body_end.is_some() || turn.dialect.has_turns() && turn.answer.missing_end().is_none();
         let boot_id = turn.boot_id.take();
         let (refusal, body_end) = (turn.refusal.take(), turn.body_end);
         if is_accepted && self.queries.response().is_none() && is_running {
@@ -157,14 +160,17 @@ impl Session {
         }
         if let Some(refusal) = refusal {
             self.refused(&refusal);
-        } else if body_end.is_some() && is_accepted {
+        } else if is_accepted && is_over && !is_too_old {
             let missing = self.turn.as_deref().and_then(|turn| turn.answer.missing_end());
             match missing {
                 Some(missing) if is_running => {
                     self.truncate(&format!("the response ended without {missing}"));
                 }
+                None if is_running => self.truncate("the end of the answer could not be read"),
                 // Events that are missing cannot follow any more.
-                None if progress == Progress::Settling => self.end_current(End::Finished),
+                None if progress == Progress::Settling && body_end.is_some() => {
+                    self.end_current(End::Finished);
+                }
                 Some(_) | None => {}
             }
         }

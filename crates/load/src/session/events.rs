@@ -91,7 +91,7 @@ impl Session {
         }
         let code = loss.code();
         self.log.close_code(code);
-        let text = self.worker.plan().target.secrets.hide(&loss.text);
+        let text = self.worker.run().connector.hide(&loss.text);
         self.log.note(self.worker.moment(loss.at), NoteEvent::SocketLost(loss.cause, text));
         if self.stage == Stage::Closing {
             return;

@@ -34,15 +34,17 @@ impl Session {
     /// Opens a new connection because the server ends connections of this age, and asks again if the answer has not begun.
     pub(super) fn renew_connection(&mut self) {
         self.previous_answer = None;
+        let is_running = self.queries.progress() == Progress::Running;
+        let has_events = self.queries.current().is_some_and(|query| query.own_stream().is_some());
         let Some(turn) = self.turn.as_deref_mut() else { return };
         turn.is_too_old = false;
-        let has_begun = turn.answer.id().is_some();
+        let has_begun = turn.answer.id().is_some() || has_events;
         if matches!(turn.step, Step::Accepted) && !has_begun {
             turn.step = Step::Send;
             // The new connection does not know earlier answers. The question is complete without them.
             turn.body = without_previous(&turn.body);
             turn.answer = turn.dialect.answer();
-        } else if turn.is_asked() && turn.answer.missing_end().is_some() {
+        } else if turn.is_asked() && is_running {
             self.truncate("the server ended the connection because of its age");
         }
         self.connection.drop_socket();
@@ -96,7 +98,7 @@ impl Session {
     pub(super) fn connection_lost(&mut self, loss: &Loss) {
         self.replay.close();
         self.log.close_code(loss.code());
-        let text = self.worker.plan().target.secrets.hide(&loss.text);
+        let text = self.worker.run().connector.hide(&loss.text);
         self.log.note(self.worker.moment(loss.at), NoteEvent::SocketLost(loss.cause, text));
         if self.stage != Stage::Open {
             return;

@@ -3,8 +3,8 @@
 use super::receive::Receiver;
 use crate::{http_stream::StreamPart, socket::Arrival};
 use dialects::{
-    Answer,
-    message::{Contents, End, Fault, Meaning, Numbering},
+    Dialect,
+    message::{Contents, End, Fault, Meaning},
 };
 use measure::defects::Defect;
 use protocol::{DigestField, Event, Kind, Position};
@@ -31,11 +31,8 @@ impl Receiver<'_> {
             turn.is_too_old = true;
             return;
         }
-        if let Some(id) = &meaning.times.boot_id {
-            turn.boot_id.get_or_insert_with(|| id.clone());
-        }
         let generation = u64::from(turn.num);
-        let tokens = turn.tokens.filter(|_| counts_tokens(&turn.answer));
+        let tokens = turn.tokens.filter(|_| turn.dialect == Dialect::Chat);
         if let (Some(tokens), Some(query)) = (tokens, self.queries.current_mut()) {
             query.announce(u64::from(tokens));
         }
@@ -103,9 +100,4 @@ impl Receiver<'_> {
             query.other(position, frame, arrival);
         }
     }
-}
-
-/// Returns whether the numbers of an answer count its tokens, so that the number of the last one is known.
-const fn counts_tokens(answer: &Answer) -> bool {
-    matches!(answer.numbering(), Numbering::Tokens)
 }

@@ -147,7 +147,7 @@ impl Session {
     /// Notes a failure, after which no further query is sent.
     fn fail(&mut self, mut failure: Failure) {
         self.is_over = true;
-        failure.message = self.worker.plan().target.secrets.hide(&failure.message);
+        failure.message = self.worker.run().connector.hide(&failure.message);
         self.log.fail(failure);
     }
 

@@ -23,7 +23,7 @@ impl Session {
             && query.sent.is_some_and(|sent| worker.delay().stood_still(sent, now));
         if let Some(failure) = &mut record.failure {
             // A server may repeat secrets that it was sent in an event or a close frame.
-            failure.message = worker.plan().target.secrets.hide(&failure.message);
+            failure.message = worker.run().connector.hide(&failure.message);
         }
         report_to_faults(&worker, &query, &record);
         self.keep_timeline(&query, &record);
@@ -46,7 +46,7 @@ impl Session {
             return;
         }
         for (at, message) in self.queries.take_call_failures() {
-            notes.add(moment(at), NoteEvent::CallFailed(worker.plan().target.secrets.hide(&message)));
+            notes.add(moment(at), NoteEvent::CallFailed(worker.run().connector.hide(&message)));
         }
         recorder.timeline(query.timeline(record, moment, notes));
     }

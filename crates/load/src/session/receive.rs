@@ -43,6 +43,12 @@ impl Receiver<'_> {
 
     /// Notes a defect of the query that runs or ran last. Before the first query it belongs to the session.
     pub(super) fn defect(&mut self, defect: Defect, frame: &[u8]) {
+        // A foreign server may repeat the key.
+        let hidden = self.worker.plan().target.foreign.as_ref().map(|_| {
+            let text = String::from_utf8_lossy(frame);
+            self.worker.run().connector.hide(&text)
+        });
+        let frame = hidden.as_deref().map_or(frame, str::as_bytes);
         match self.queries.defects() {
             Some(defects) => defects.note(defect, frame),
             None => self.log.defect(defect, frame),

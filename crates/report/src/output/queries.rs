@@ -8,7 +8,7 @@ use crate::{
 use measure::RunData;
 use std::io::{self, BufWriter, Write};
 
-/// Writes the timelines, one per line. Without any there is no file.
+/// Writes the timelines, one per line. Writes no file without any.
 pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo) -> io::Result<()> {
     if run.timelines.is_empty() {
         return Ok(());

@@ -29,7 +29,7 @@ pub struct OutputSettings {
     pub schedule: Option<LiveSchedule>,
     /// Receives the live status while the run goes on. `None` if no live view is open.
     pub shared_status: Option<SharedStatus>,
-    /// Receives the metrics of the run each second. `None` if nobody reads them.
+    /// Receives the metrics of the run each second. `None` if they are not read.
     pub metrics: Option<RunMetrics>,
     /// Receives every second of the run as soon as it is complete. It is closed when the receiver is too slow, so that it misses no second
     /// in between.

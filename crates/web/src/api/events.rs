@@ -1,4 +1,4 @@
-//! Server-sent events. A browser continues after its `Last-Event-ID`. It reads from the common log, so that it delays nobody.
+//! Server-sent events. A browser continues after its `Last-Event-ID`. It reads from the common log, so that it delays no other reader.
 
 use crate::{feed::Entry, page::Page, refusal::Refusal};
 use axum::{
