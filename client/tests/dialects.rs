@@ -128,11 +128,13 @@ fn tokens_that_the_simulator_numbers_are_verified_and_each_defect_is_found() {
     check(&lost, &[("queries_ok", 0), ("tokens_lost", 6), ("tokens_received", 6 * (WORDS - 1))]);
     let last = run(|frames| drop(frames.remove(1 + WORDS as usize)));
     check(&last, &[("queries_ok", 0), ("tokens_lost", 6)]);
+    let all = run(|frames| drop(frames.drain(2..2 + WORDS as usize)));
+    check(&all, &[("queries_ok", 0), ("tokens_lost", 6 * WORDS), ("tokens_received", 0)]);
     let doubled = run(|frames| frames.insert(7, frames[7].clone()));
     check(&doubled, &[("queries_ok", 0), ("tokens_duplicated", 6), ("tokens_lost", 0)]);
     let swapped = run(|frames| frames.swap(7, 8));
     check(&swapped, &[("queries_ok", 0), ("tokens_reordered", 6), ("tokens_lost", 0)]);
-    assert!([&lost, &last, &doubled, &swapped].iter().all(|summary| summary["verdict"] == "FAIL"));
+    assert!([&lost, &last, &all, &doubled, &swapped].iter().all(|summary| summary["verdict"] == "FAIL"));
 }
 
 #[test]
@@ -388,6 +390,37 @@ fn the_age_limit_of_a_socket_is_a_planned_reconnect() {
         "the new socket does not know the answer before"
     );
     assert_eq!(asked[4].body["previous_response_id"], "resp_4");
+}
+
+#[test]
+fn an_age_limit_in_the_middle_of_an_answer_truncates_it() {
+    let limit = r#"{"type":"error","status":400,"error":{"type":"invalid_request_error","code":"websocket_connection_limit_reached","message":"60 minutes"}}"#;
+    // With numbers and an id, and with neither: an answer that has begun must not be asked for again.
+    for is_numbered in [true, false] {
+        let server = OpenAi::start_ws(None, move |asked| {
+            let mut events = responses(&format!("resp_{}", asked.number), WORDS);
+            if asked.number == 2 {
+                events.truncate(7);
+                events.push(limit.into());
+            }
+            if !is_numbered {
+                let bare = |event: &String| {
+                    let mut event: Value = serde_json::from_str(event).unwrap();
+                    event.as_object_mut().unwrap().remove("sequence_number");
+                    if let Some(response) = event["response"].as_object_mut() {
+                        response.remove("id");
+                    }
+                    event.to_string()
+                };
+                events = events.iter().map(bare).collect();
+            }
+            Reply::Stream(events, if asked.number == 2 { End::Close(1000) } else { End::Whole })
+        });
+        let summary =
+            summary(&server, "openai-responses-ws", |args| (args.clients, args.queries) = (Some(1), Some(3)));
+        check(&summary, &[("queries_ok", 2), ("queries_timeout", 0)]);
+        assert_eq!(server.asked().len(), 3, "asked again: {summary:#}");
+    }
 }
 
 #[test]
