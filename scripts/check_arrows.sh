@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks that the crates depend on each other only as this file and ARCHITECTURE.md define. Fails on any other dependency.
+# Checks that the crates depend on each other only as this file and ARCHITECTURE.md define. Fails on any other dependency, and if the
+# images' build lacks a crate.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,6 +53,12 @@ fi
 everything=$(tree load)
 for other in stack server wsproxy bus guard; do
     if grep -qx "$other" <<<"$everything"; then violation "load depends on $other: the generator must not know the system under test"; fi
+done
+# The images' build names each manifest, so that dependencies are built before sources are copied.
+for manifest in crates/*/Cargo.toml server/Cargo.toml wsproxy/Cargo.toml client/Cargo.toml benches/Cargo.toml; do
+    if ! grep -qx "COPY $manifest ${manifest%Cargo.toml}" docker/Dockerfile; then
+        violation "docker/Dockerfile does not copy $manifest: add 'COPY $manifest ${manifest%Cargo.toml}' to its first stage"
+    fi
 done
 
 if ((violations)); then exit 1; fi
