@@ -8,6 +8,8 @@ pub const REDACTED: &str = "redacted";
 
 /// Minimum length in bytes of a text that is removed from messages. Shorter texts would match parts of ordinary words.
 const SHORTEST: usize = 4;
+/// Minimum length in bytes of the beginning of a secret that is removed from the end of a message.
+const SHORTEST_BEGINNING: usize = 8;
 
 /// A bearer token, without the word `Bearer` before it.
 #[derive(Clone)]
@@ -57,10 +59,25 @@ impl Secrets {
     }
 
     /// Returns `text` with every secret replaced by `redacted`. Needed for a server's messages, which may repeat what it was sent.
+    /// A long message may have been cut inside a secret, so at its end the first 8 or more bytes of a secret are replaced as well.
     #[must_use]
     pub fn hide(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED))
+        let mut hidden = self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED));
+        // What marks the cut follows the beginning of the secret.
+        let end = hidden.trim_end_matches(['…', '.', '"']).len();
+        let beginning = self.0.iter().filter_map(|secret| beginning_at_end(&hidden[..end], secret)).max();
+        if let Some(length) = beginning {
+            hidden.replace_range(end - length..end, REDACTED);
+        }
+        hidden
     }
+}
+
+/// Returns the length in bytes of the longest beginning of `secret` that `text` ends with.
+fn beginning_at_end(text: &str, secret: &str) -> Option<usize> {
+    (SHORTEST_BEGINNING..secret.len())
+        .rev()
+        .find(|length| secret.is_char_boundary(*length) && text.ends_with(&secret[..*length]))
 }
 
 impl fmt::Debug for Secrets {
@@ -89,5 +106,22 @@ mod tests {
             secrets.add(text);
         }
         assert_eq!(secrets.hide("hush-hush, hush, no"), "redacted, redacted, no");
+    }
+
+    #[test]
+    fn a_secret_that_was_cut_is_hidden() {
+        let mut secrets = Secrets::default();
+        secrets.add("sk-0123456789");
+        secrets.add("sk-01234-éé-other");
+        for (text, hidden) in [
+            ("wrong key sk-012345678", "wrong key redacted"),
+            ("wrong key sk-01234…", "wrong key redacted…"),
+            ("wrong key sk-01234-é", "wrong key redacted"),
+            ("wrong key sk-0123", "wrong key sk-0123"),
+            ("wrong key sk-01234567 again", "wrong key sk-01234567 again"),
+            ("", ""),
+        ] {
+            assert_eq!(secrets.hide(text), hidden);
+        }
     }
 }
