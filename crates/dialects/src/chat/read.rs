@@ -17,8 +17,8 @@ const DONE: &str = "[DONE]";
 pub struct ChatAnswer {
     /// A `finish_reason` arrived.
     is_finished: bool,
-    /// The `finish_reason` was `error`, which some servers send instead of an error.
-    has_failed: bool,
+    /// Why the answer is not the one that was asked for, if its `finish_reason` says so.
+    failed: Option<Failed>,
     is_ended: bool,
     /// The highest number of a token that arrived, if the simulator numbers them.
     highest: Option<u64>,
@@ -113,7 +113,7 @@ impl ChatAnswer {
         for choice in chunk.choices.into_iter().flatten().filter(|choice| choice.index == 0) {
             if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
                 self.is_finished = true;
-                self.has_failed |= reason == "error";
+                self.failed = self.failed.take().or_else(|| failed(&reason));
             }
             let Some(delta) = choice.delta else { continue };
             let has_text = |text: &Option<Text<'_>>| text.as_ref().is_some_and(|Text(text)| !text.is_empty());
@@ -141,11 +141,8 @@ impl ChatAnswer {
             return Meaning::default();
         }
         self.is_ended = true;
-        let end = if self.has_failed {
-            End::Failed(Failed {
-                code: "finish_reason_error".into(),
-                message: "the finish_reason was `error`".into(),
-            })
+        let end = if let Some(failed) = self.failed.take() {
+            End::Failed(failed)
         } else if self.is_finished {
             End::Good
         } else {
@@ -178,6 +175,18 @@ impl ChatAnswer {
             (false, false) => Some("finish_reason and `data: [DONE]`"),
         }
     }
+}
+
+/// Returns why an answer with this `finish_reason` failed. `None` if it did not.
+fn failed(finish_reason: &str) -> Option<Failed> {
+    let code = match finish_reason {
+        // Some servers send it instead of an error.
+        "error" => "finish_reason_error",
+        // A filter replaced the rest of the answer, as with the `incomplete_details` of a response.
+        "content_filter" => "content_filter",
+        _ => return None,
+    };
+    Some(Failed { code: code.into(), message: format!("the finish_reason was `{finish_reason}`") })
 }
 
 fn unknown(error: &Value) -> Failed {
@@ -255,7 +264,11 @@ mod tests {
         assert_eq!(answer.event(data).fault, Some(Fault::AfterEnd));
         assert_eq!(code(ChatAnswer::default().event(DONE).end), "no_finish_reason");
         assert_eq!(code(ChatAnswer::default().event(r#"{"error":true}"#).end), "unknown");
-        for (reason, expected) in [(r#""error""#, "finish_reason_error"), (r#""""#, "no_finish_reason")] {
+        for (reason, expected) in [
+            (r#""error""#, "finish_reason_error"),
+            (r#""content_filter""#, "content_filter"),
+            (r#""""#, "no_finish_reason"),
+        ] {
             let (mut answer, data) = (ChatAnswer::default(), chunk("{}", reason));
             answer.event(&data);
             assert_eq!(code(answer.event(DONE).end), expected);
