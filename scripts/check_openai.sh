@@ -3,6 +3,7 @@
 # be installed. Usage: scripts/check_openai.sh [PROGRAM ARGUMENTS...]   (default: the server of the debug profile, which is built)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/native.sh
 
 readonly CLIENT='openai[realtime]==3.57.0'
 readonly VENV=$PWD/target/openai
@@ -17,7 +18,7 @@ if [[ "$(cat "$VENV/installed" 2>/dev/null)" != "$CLIENT" ]]; then
     fi
 fi
 if (($# == 0)); then
-    cargo build --quiet --locked --workspace --bin server
-    set -- target/debug/server
+    build dev server
+    set -- "$bin/server"
 fi
 timeout 120 "$VENV/bin/python" scripts/check_openai.py "$@"

@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Functions for scripts that build our images. They need `say`.
 
+# These scripts test the images and measure nothing.
+export RELEASE_OPT_LEVEL=${RELEASE_OPT_LEVEL:-1}
+
 # Selects the base images: those that variables name, else the public ones, else images that are made here.
 choose_base_images() {
     if [[ -n ${RUST_IMAGE:-} ]]; then

@@ -186,7 +186,7 @@ work=$(mktemp -d)
 mkdir "$work/results"
 for part in server wsproxy client; do
     arguments=()
-    for variable in RUST_IMAGE RUNTIME_IMAGE CARGO_BUILD_JOBS; do
+    for variable in RUST_IMAGE RUNTIME_IMAGE CARGO_BUILD_JOBS RELEASE_OPT_LEVEL; do
         [[ -z ${!variable:-} ]] || arguments+=(--build-arg "$variable=${!variable}")
     done
     docker build --quiet --file docker/Dockerfile --target "$part" --tag "streamstress-$part" "${arguments[@]}" . >"$work/build" 2>&1 ||
