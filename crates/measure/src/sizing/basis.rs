@@ -68,12 +68,6 @@ impl Measured {
         self.0.last().copied().unwrap_or(0.0)
     }
 
-    /// Returns the loads of one of `instances` equal processes.
-    #[must_use]
-    pub fn of_one(&self, instances: u32) -> Self {
-        Self(self.0.iter().map(|load| load / f64::from(instances.max(1))).collect())
-    }
-
     /// Returns the number of loads that differ from each other by more than 5 %.
     #[must_use]
     pub fn distinct(&self) -> usize {
@@ -121,7 +115,6 @@ mod tests {
             assert_eq!(measured.basis(load), basis, "{load}");
         }
         assert!(!Basis::Extrapolated(2.0).is_far() && Basis::Extrapolated(2.1).is_far());
-        assert_eq!(measured.of_one(2).basis(200.0), Basis::Measured);
         assert_eq!(Measured::new(Vec::new()).basis(1.0), Basis::Extrapolated(f64::INFINITY));
     }
 

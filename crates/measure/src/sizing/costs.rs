@@ -18,7 +18,7 @@ pub const FULL: f64 = 0.9;
 /// A cost that was fitted.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Cost {
-    /// The cost of all processes of the role by users.
+    /// The cost of one process by its users.
     pub line: Line,
     /// Mean error at the held-out points, as a share of the measured cost. Negative if the line predicts too little. `None` if none of
     /// them has the figure.
@@ -30,8 +30,11 @@ pub struct Cost {
 pub struct RoleCosts {
     /// Name of the role.
     pub role: String,
-    /// Number of processes that were measured.
-    pub instances: u32,
+    /// Lowest and highest number of processes that were measured.
+    pub instances: [u32; 2],
+    /// Users of one process that were measured.
+    #[serde(skip)]
+    pub measured: Measured,
     /// Threads of one process that do the work, which limit its CPU.
     pub threads: f64,
     /// CPU cores in use.
@@ -107,25 +110,34 @@ pub fn served(selection: &Selection) -> Selection {
 /// Returns the costs of every role that the points have, in the order of their names.
 #[must_use]
 pub fn costs(selection: &Selection, threads: &BTreeMap<String, f64>) -> Vec<RoleCosts> {
-    let mut instances: BTreeMap<&str, u32> = BTreeMap::new();
-    for (role, used) in selection.used().flat_map(|point| &point.roles) {
-        let known = instances.entry(role).or_default();
-        *known = used.instances.max(*known);
+    let mut roles: BTreeMap<&str, Vec<(f64, u32)>> = BTreeMap::new();
+    for point in selection.used() {
+        for (role, used) in &point.roles {
+            roles.entry(role).or_default().push((point.users / used.processes(), used.instances.max(1)));
+        }
     }
-    let of = |(role, instances): (&str, u32)| RoleCosts {
-        role: role.to_owned(),
-        instances: instances.max(1),
-        threads: threads.get(role).copied().unwrap_or(1.0),
-        cores: cost(selection, role, |used| used.cores),
-        rss_mb: cost(selection, role, |used| used.rss_mb),
-        descriptors: cost(selection, role, |used| used.descriptors),
+    let of = |(role, points): (&str, Vec<(f64, u32)>)| {
+        let instances = points.iter().map(|point| point.1);
+        RoleCosts {
+            role: role.to_owned(),
+            instances: [instances.clone().min().unwrap_or(1), instances.max().unwrap_or(1)],
+            measured: Measured::new(points.iter().map(|point| point.0).collect()),
+            threads: threads.get(role).copied().unwrap_or(1.0),
+            cores: cost(selection, role, |used| used.cores),
+            rss_mb: cost(selection, role, |used| used.rss_mb),
+            descriptors: cost(selection, role, |used| used.descriptors),
+        }
     };
-    instances.into_iter().map(of).collect()
+    roles.into_iter().map(of).collect()
 }
 
+/// Fits a cost of one process. Points may have different numbers of processes: each process has its share of users and cost.
 fn cost(selection: &Selection, role: &str, figure: fn(&RoleUse) -> Option<f64>) -> Option<Cost> {
     let samples = |points: &[Point]| -> Vec<(f64, f64)> {
-        let sample = |point: &Point| Some((point.users, figure(point.roles.get(role)?)?));
+        let sample = |point: &Point| {
+            let used = point.roles.get(role)?;
+            Some((point.users / used.processes(), figure(used)? / used.processes()))
+        };
         points.iter().filter_map(sample).filter(|sample| sample.1.is_finite()).collect()
     };
     let line = Line::fit(&samples(&selection.fit_to))?;
@@ -163,10 +175,7 @@ pub fn what_was_full(
     costs: &[RoleCosts],
     machine_cores: Option<f64>,
 ) -> CeilingOf {
-    let distance = |point: &Point| (point.users - ceiling.users).abs();
-    let Some(nearest) = selection.used().min_by(|a, b| distance(a).total_cmp(&distance(b))) else {
-        return CeilingOf::Unknown;
-    };
+    let Some(nearest) = nearest(selection, ceiling.users) else { return CeilingOf::Unknown };
     if machine_cores.is_some_and(|cores| nearest.all_cores() >= FULL * cores) {
         return CeilingOf::Machine;
     }
@@ -175,19 +184,28 @@ pub fn what_was_full(
     if full.is_empty() { CeilingOf::Unknown } else { CeilingOf::Roles(full) }
 }
 
+/// Returns the point whose load is nearest to this number of users.
+#[must_use]
+pub fn nearest(selection: &Selection, users: f64) -> Option<&Point> {
+    let distance = |point: &Point| (point.users - users).abs();
+    selection.used().min_by(|a, b| distance(a).total_cmp(&distance(b)))
+}
+
 impl RoleCosts {
     /// Returns whether the processes of the role used nearly all of their threads at a point.
     #[must_use]
     pub fn is_full_at(&self, point: &Point) -> bool {
-        let used = point.roles.get(&self.role).and_then(|used| used.cores).unwrap_or(0.0);
-        used >= FULL * self.threads * f64::from(self.instances)
+        point
+            .roles
+            .get(&self.role)
+            .is_some_and(|used| used.cores.unwrap_or(0.0) >= FULL * self.threads * used.processes())
     }
 
     /// Returns how many users one process can serve. `ceiling` is the users of one process at the measured ceiling, if that is a limit
     /// of this role. The soft limit leaves `headroom` (a share) of the threads and of the ceiling free.
     #[must_use]
-    pub fn limits(&self, headroom: f64, ceiling: Option<f64>, measured: &Measured) -> Limits {
-        let line = self.cores.map(|cost| cost.line.of_one(self.instances));
+    pub fn limits(&self, headroom: f64, ceiling: Option<f64>) -> Limits {
+        let line = self.cores.map(|cost| cost.line);
         let at = |share: f64| line.and_then(|line| line.users_at(share * self.threads));
         let (by_cpu, soft_by_cpu) = (at(1.0), at(1.0 - headroom));
         let lower = |a: Option<f64>, b: Option<f64>| match (a, b) {
@@ -196,8 +214,7 @@ impl RoleCosts {
         };
         let hard = lower(by_cpu, ceiling);
         let soft = lower(soft_by_cpu, ceiling.map(|ceiling| ceiling * (1.0 - headroom)));
-        let one = measured.of_one(self.instances);
-        let users = |users: f64| Users { users, basis: one.basis(users) };
+        let users = |users: f64| Users { users, basis: self.measured.basis(users) };
         let threads = if (self.threads - 1.0).abs() < 1e-9 {
             "its one thread is full".to_owned()
         } else {

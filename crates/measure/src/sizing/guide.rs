@@ -69,7 +69,7 @@ pub struct Unused {
 pub struct Guide {
     /// The machine that was measured.
     pub machine: Machine,
-    /// What all points have in common: workload, instances, machine.
+    /// What all points have in common: workload and machine.
     pub conditions: BTreeMap<String, String>,
     /// Mean number of tokens of an answer.
     pub tokens_per_query: Option<f64>,

@@ -67,19 +67,6 @@ impl Line {
         self.base + self.slope * users
     }
 
-    /// Returns the line of one of `instances` equal processes that share base and users.
-    #[must_use]
-    pub fn of_one(&self, instances: u32) -> Self {
-        let instances = f64::from(instances.max(1));
-        // A process has its share of the base, and each of its users costs as much as before.
-        Self {
-            base: self.base / instances,
-            base_error: self.base_error / instances,
-            scatter: self.scatter / instances,
-            ..*self
-        }
-    }
-
     /// Returns the number of users at which the cost reaches `limit`. `None` if it does not depend on the users.
     #[must_use]
     pub fn users_at(&self, limit: f64) -> Option<f64> {
@@ -119,10 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_has_its_share_of_the_base() {
-        let all = Line { base: 20.0, base_error: 0.0, slope: 0.5, slope_error: 0.0, scatter: 0.0 };
-        let one = all.of_one(2);
-        assert!((2.0 * one.at(50.0) - all.at(100.0)).abs() < 1e-9);
+    fn a_limit_is_reached_at_a_number_of_users() {
+        let one = Line { base: 10.0, base_error: 0.0, slope: 0.5, slope_error: 0.0, scatter: 0.0 };
         assert_eq!(one.users_at(35.0), Some(50.0));
         assert_eq!(one.users_at(5.0), Some(0.0), "the base alone is above the limit");
         assert_eq!(Line { slope: 0.0, ..one }.users_at(35.0), None);

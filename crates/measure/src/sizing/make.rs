@@ -38,8 +38,11 @@ pub fn guide(points: Vec<Point>, options: Options) -> Result<Guide, Refused> {
                 Some(CeilingOf::Unknown) => true,
                 Some(CeilingOf::Machine) | None => false,
             };
-            let one = ceiling.as_ref().map(|ceiling| ceiling.users / f64::from(role.instances));
-            role.limits(options.headroom, one.filter(|_| is_limit), &measured)
+            let one = ceiling.as_ref().filter(|_| is_limit).and_then(|ceiling| {
+                let nearest = costs::nearest(&selection, ceiling.users)?;
+                Some(ceiling.users / nearest.roles.get(&role.role)?.processes())
+            });
+            role.limits(options.headroom, one)
         })
         .collect();
     let mut users = if options.users.is_empty() { default_users(measured.most()) } else { options.users };

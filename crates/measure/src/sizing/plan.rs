@@ -145,9 +145,7 @@ impl Known<'_> {
     fn part(&self, role: &RoleCosts, users: f64, instances: u32) -> Part {
         let count = f64::from(instances);
         let users_each = users / count;
-        let each = |cost: Option<super::costs::Cost>| {
-            cost.map(|cost| cost.line.of_one(role.instances).at(users_each))
-        };
+        let each = |cost: Option<super::costs::Cost>| cost.map(|cost| cost.line.at(users_each));
         let (cores_each, rss_mb_each) = (each(role.cores), each(role.rss_mb));
         let descriptors_each = each(role.descriptors);
         Part {
@@ -161,7 +159,7 @@ impl Known<'_> {
             rss_mb: rss_mb_each.map(|mb| mb * count),
             descriptors_each,
             descriptor_limit: descriptors_each.map(descriptor_limit),
-            basis: self.measured.of_one(role.instances).basis(users_each),
+            basis: role.measured.basis(users_each),
         }
     }
 }

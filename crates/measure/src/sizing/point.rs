@@ -26,6 +26,14 @@ pub struct RoleUse {
     pub descriptors: Option<f64>,
 }
 
+impl RoleUse {
+    /// Returns the number of processes, at least 1.
+    #[must_use]
+    pub fn processes(&self) -> f64 {
+        f64::from(self.instances.max(1))
+    }
+}
+
 /// A measured point.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Point {
@@ -47,7 +55,7 @@ pub struct Point {
     pub verdict: String,
     /// What each role used.
     pub roles: BTreeMap<String, RoleUse>,
-    /// What makes points comparable: settings of the workload, numbers of instances, machine.
+    /// What makes points comparable: settings of the workload, and the machine.
     pub conditions: BTreeMap<String, String>,
     /// Version of the program.
     pub version: String,

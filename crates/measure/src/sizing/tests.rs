@@ -44,6 +44,20 @@ fn point(users: f64) -> Point {
     }
 }
 
+/// A point of the same stack with another number of gateways, each of which has the same base and costs as much per user.
+fn with_gateways(users: f64, gateways: u32) -> Point {
+    let mut point = point(users);
+    let used = RoleUse {
+        instances: gateways,
+        cores: Some(0.01 * f64::from(gateways) + 0.001 * users),
+        rss_mb: Some(10.0 * f64::from(gateways) + 0.02 * users),
+        descriptors: Some(20.0 * f64::from(gateways) + users),
+    };
+    point.name = format!("run_{users}_{gateways}_summary.json");
+    point.roles.insert("wsproxy".to_owned(), used);
+    point
+}
+
 fn points() -> Vec<Point> {
     LOADS.map(point).to_vec()
 }
@@ -83,6 +97,31 @@ fn a_plan_keeps_every_process_below_its_soft_limit() {
     assert!(plan.parts.iter().all(|part| part.role != "client"));
     // 0.0006 cores per user: 1,133 users for one Redis, so that each stack has half of the users.
     assert_eq!((plan.stacks, part("redis").instances, part("haproxy").instances), (2, 2, 2));
+}
+
+#[test]
+fn points_with_several_numbers_of_gateways_tell_what_one_gateway_costs() {
+    let points = (1..=3).flat_map(|gateways| LOADS.map(|users| with_gateways(users, gateways))).collect();
+    let guide = guide(points, options(2_000.0)).unwrap();
+    let gateways = guide.costs.iter().find(|role| role.role == "wsproxy").unwrap();
+    assert_eq!(gateways.instances, [1, 3]);
+    for (cost, base, slope) in
+        [(gateways.cores, 0.01, 0.001), (gateways.rss_mb, 10.0, 0.02), (gateways.descriptors, 20.0, 1.0)]
+    {
+        let line = cost.unwrap().line;
+        assert!((line.base - base).abs() < 1e-6 && (line.slope - slope).abs() < 1e-9, "{line:?}");
+    }
+    let exact = guide_for(2_000.0);
+    let planned = |guide: &Guide| guide.plans[0].parts.iter().map(|part| part.instances).collect::<Vec<_>>();
+    assert_eq!(planned(&guide), planned(&exact));
+    let soft = guide.limits.iter().find(|limits| limits.role == "wsproxy").unwrap().soft.unwrap();
+    // One gateway had up to 400 users.
+    assert!(
+        matches!(soft.basis, Basis::Extrapolated(factor) if (factor - 690.0 / 400.0).abs() < 1e-6),
+        "{soft:?}"
+    );
+    let warning = "The points have 1 to 3 processes of wsproxy. Costs are fitted per process";
+    assert!(guide.warnings.iter().any(|text| text.starts_with(warning)), "{:?}", guide.warnings);
 }
 
 #[test]

@@ -137,6 +137,18 @@ fn measurement_warnings(guide: &Guide, found: &mut Vec<String>) {
             guide.measured_users[1]
         ));
     }
+    let mixed: Vec<_> = guide
+        .costs
+        .iter()
+        .filter(|role| role.instances[0] < role.instances[1])
+        .map(|role| format!("{} to {} processes of {}", role.instances[0], role.instances[1], role.role))
+        .collect();
+    if !mixed.is_empty() {
+        found.push(format!(
+            "The points have {}. Costs are fitted per process; the law of the throughput does not know the number of processes.",
+            mixed.join(" and ")
+        ));
+    }
     if guide.is_embedded() {
         found.push(
             "The stack ran inside the load generator (--embedded), so that its roles cannot be told apart. Measure a stack of \

@@ -1,9 +1,6 @@
-//! What must be equal in all points: workload, delivery, stack and machine.
+//! What must be equal in all points: workload and machine.
 
-use measure::sizing::{
-    guide::Machine,
-    point::{GENERATOR, RoleUse},
-};
+use measure::sizing::guide::Machine;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -34,11 +31,7 @@ const OF_USERS: [(&str, &str); 5] = [
 ];
 
 /// Returns the conditions of a run.
-pub(super) fn of(
-    summary: &Value,
-    roles: &BTreeMap<String, RoleUse>,
-    machine: &Machine,
-) -> BTreeMap<String, String> {
+pub(super) fn of(summary: &Value, machine: &Machine) -> BTreeMap<String, String> {
     let config = &summary["config"];
     let mut conditions = BTreeMap::new();
     let mut insert = |name: String, value: &Value| {
@@ -60,9 +53,6 @@ pub(super) fn of(
         if kinds.len() > 1 {
             insert(format!("{of}weight"), &kind["weight"]);
         }
-    }
-    for (role, used) in roles.iter().filter(|(role, _)| *role != GENERATOR) {
-        conditions.insert(format!("processes of {role}"), used.instances.to_string());
     }
     if !machine.name.is_empty() {
         conditions.insert("machine".to_owned(), machine.name.clone());

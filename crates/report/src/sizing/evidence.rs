@@ -1,7 +1,7 @@
 //! The second half of a guide: what its figures are based on.
 
 use super::{
-    figures::{cell, percent, point as named_point, short, signed_percent, whole},
+    figures::{cell, percent, point as named_point, processes, short, signed_percent, whole},
     layout::{line, named, table},
 };
 use measure::sizing::{
@@ -34,9 +34,9 @@ fn costs(out: &mut String, guide: &Guide) {
             guide.cost_points
         ),
     );
-    let one = |cost: Option<Cost>, instances: u32, unit: f64| {
+    let one = |cost: Option<Cost>, unit: f64| {
         let Some(cost) = cost else { return "-".to_owned() };
-        let line = cost.line.of_one(instances);
+        let line = cost.line;
         let error =
             cost.held_out_error.map(|error| format!(" ({})", signed_percent(error))).unwrap_or_default();
         format!(
@@ -49,10 +49,10 @@ fn costs(out: &mut String, guide: &Guide) {
     let row = |costs: &RoleCosts| {
         vec![
             named(guide, &costs.role),
-            costs.instances.to_string(),
-            one(costs.cores, costs.instances, 1e3),
-            one(costs.rss_mb, costs.instances, KB),
-            one(costs.descriptors, costs.instances, 1.0),
+            processes(costs.instances),
+            one(costs.cores, 1e3),
+            one(costs.rss_mb, KB),
+            one(costs.descriptors, 1.0),
         ]
     };
     let titles = ["role", "measured processes", "CPU: cores + millicores", "memory: MB + KB", "descriptors"];

@@ -30,6 +30,11 @@ pub(super) fn short(number: Option<f64>) -> String {
     }
 }
 
+/// Returns a lowest and a highest number of processes.
+pub(super) fn processes([least, most]: [u32; 2]) -> String {
+    if least == most { most.to_string() } else { format!("{least} to {most}") }
+}
+
 /// Returns a share as percent.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;

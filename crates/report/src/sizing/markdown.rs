@@ -2,7 +2,7 @@
 
 use super::{
     evidence::evidence,
-    figures::{basis, cell, percent, point as named_point, role, short, whole},
+    figures::{basis, cell, percent, point as named_point, processes, role, short, whole},
     layout::{line, named, table},
 };
 use measure::sizing::{
@@ -60,7 +60,16 @@ fn introduction(out: &mut String, guide: &Guide) {
     let conditions = guide.conditions.iter().filter(|(name, _)| *name != "machine");
     let conditions = conditions.map(|(name, value)| format!("{name} {value}"));
     let workload: Vec<_> = tokens.into_iter().chain(conditions).map(|text| cell(&text)).collect();
-    line(out, &format!("- **Workload and stack**: {}", workload.join("; ")));
+    line(out, &format!("- **Workload**: {}", workload.join("; ")));
+    if !guide.is_embedded() {
+        let stack: Vec<_> = guide
+            .costs
+            .iter()
+            .filter(|role| role.role != GENERATOR)
+            .map(|role| format!("{} {}", named(guide, &role.role), processes(role.instances)))
+            .collect();
+        line(out, &format!("- **Processes of the stack**: {}", stack.join(", ")));
+    }
     line(out, &format!("- **Headroom**: {} of every limit stays free", percent(guide.headroom)));
 }
 

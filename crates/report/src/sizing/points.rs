@@ -162,7 +162,7 @@ fn tokens_per_query(summary: &Value) -> Option<f64> {
 
 fn point(name: String, summary: &Value, measured: Measured) -> Point {
     let started = summary["started_at"].as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let conditions = conditions::of(summary, &measured.roles, &conditions::machine(summary));
+    let conditions = conditions::of(summary, &conditions::machine(summary));
     #[allow(clippy::cast_precision_loss)]
     Point {
         name,
