@@ -6,7 +6,11 @@
 //! itself, and the best one without a negative parameter is the result. There are at most four, so this is exact and needs no solver
 //! for constraints.
 
-use super::model::{Curve, Law};
+use super::{
+    linear::solve,
+    model::{Curve, Law, Sample},
+    parameters::ParameterErrors,
+};
 use serde::Serialize;
 
 /// Largest number of Gauss-Newton steps. Each multiplies the error; a few are enough.
@@ -17,9 +21,6 @@ const HALVINGS: usize = 30;
 const ENOUGH: f64 = 1e-15;
 /// Another law must be better than the preferred one by more than this on the held-out points: less is rounding.
 const ROUNDING: f64 = 1e-6;
-
-/// A measured throughput: number of users, and tokens per second.
-pub type Sample = (f64, f64);
 
 /// How wrong a law is, as shares of the measured throughput.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -37,6 +38,8 @@ pub struct CurveErrors {
 pub struct Fitted {
     /// The law with its parameters.
     pub curve: Curve,
+    /// Standard errors of the parameters.
+    pub parameter_errors: ParameterErrors,
     /// How wrong it is.
     pub errors: CurveErrors,
 }
@@ -55,7 +58,7 @@ pub fn choose(fit_to: &[Sample], held_out: &[Sample]) -> Option<Vec<Fitted>> {
                 held_out: mean_absolute(held_out.iter().map(|sample| relative(&curve, sample))),
                 leave_one_out: leave_one_out(law, &all)?,
             };
-            Some(Fitted { curve, errors })
+            Some(Fitted { curve, parameter_errors: ParameterErrors::of(&curve, fit_to), errors })
         })
         .collect::<Option<Vec<_>>>()?;
     let best = (1..laws.len()).fold(0, |best, next| {
@@ -174,27 +177,6 @@ fn least_squares(rows: impl Iterator<Item = ([f64; 3], f64)>, free: &[usize]) ->
     let mut all = [0.0; 3];
     free.iter().zip(solution).for_each(|(&index, value)| all[index] = value);
     Some(all)
-}
-
-/// Solves linear equations by Gaussian elimination. Each row ends with its right side.
-fn solve(mut matrix: Vec<Vec<f64>>) -> Option<Vec<f64>> {
-    let size = matrix.len();
-    for column in 0..size {
-        let pivot =
-            (column..size).max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs()))?;
-        matrix.swap(column, pivot);
-        let head = matrix[column].clone();
-        if head[column].abs() < 1e-14 {
-            return None;
-        }
-        for row in (0..size).filter(|&row| row != column) {
-            let factor = matrix[row][column] / head[column];
-            for (value, head) in matrix[row].iter_mut().zip(&head) {
-                *value -= factor * head;
-            }
-        }
-    }
-    Some((0..size).map(|row| matrix[row][size] / matrix[row][row]).collect())
 }
 
 /// Returns the error of a prediction as a share of the measured throughput. Negative if the prediction is too low.

@@ -3,8 +3,9 @@
 use super::{
     basis::Measured,
     costs::{self, CeilingOf},
-    fit::{self, Fitted, Sample},
+    fit::{self, Fitted},
     guide::{Guide, Options, Prediction, Unused},
+    model::Sample,
     plan::Known,
     point::Point,
     selection::{Refused, Selection},

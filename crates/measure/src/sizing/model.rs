@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+/// A measured throughput: number of users, and tokens per second.
+pub type Sample = (f64, f64);
+
 /// A law of scalability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -61,17 +61,23 @@ fn costs(out: &mut String, guide: &Guide) {
 
 fn law(out: &mut String, guide: &Guide) {
     let chosen = &guide.laws[0];
-    let curve = chosen.curve;
+    let (curve, errors) = (chosen.curve, chosen.parameter_errors);
+    let small = |value: f64| if value == 0.0 { "0".to_owned() } else { format!("{value:.3e}") };
+    let with = |value: String, error: Option<String>| match error {
+        Some(error) => format!("{value} ± {error}"),
+        None => value,
+    };
     line(out, "\n## Model of the throughput\n");
     line(
         out,
         &format!(
-            "**{}**: `{}` in tokens/s at N users, with λ = {:.4}, σ = {:.3e}, κ = {:.3e}, fitted to {} points by least squares of the relative error.",
+            "**{}**: `{}` in tokens/s at N users, with λ = {}, σ = {}, κ = {}, fitted to {} points by least squares of the relative error. \
+             The standard errors of the parameters follow ±; one of 0 is at the end of its range.",
             capital(curve.law.name()),
             curve.law.formula(),
-            curve.lambda,
-            curve.sigma,
-            curve.kappa,
+            with(format!("{:.4}", curve.lambda), errors.lambda.map(|error| format!("{error:.4}"))),
+            with(small(curve.sigma), errors.sigma.map(small)),
+            with(small(curve.kappa), errors.kappa.map(small)),
             guide.points.len()
         ),
     );
