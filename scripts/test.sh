@@ -64,14 +64,17 @@ install_missing() {
 
 # Linters from PyPI, which has ready-made binaries. They are installed once, in a virtual environment below target/.
 readonly LINTERS=(typos==1.52.0 zizmor==1.32.0 check-jsonschema==0.39.0)
+# axe-core, which the tests of the page load into the browser. Only its script is needed, and not what the package depends on.
+readonly AXE=axe-playwright-python==0.1.8
 readonly TOOLS=$PWD/target/linters
 
 install_linters() {
-    if [[ "$(cat "$TOOLS/installed" 2>/dev/null)" == "${LINTERS[*]}" ]]; then return; fi
-    step "installing ${LINTERS[*]} from PyPI"
+    if [[ "$(cat "$TOOLS/installed" 2>/dev/null)" == "${LINTERS[*]} $AXE" ]]; then return; fi
+    step "installing ${LINTERS[*]} $AXE from PyPI"
     rm -rf "$TOOLS"
-    if python3 -m venv "$TOOLS" && "$TOOLS/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "${LINTERS[@]}"; then
-        echo "${LINTERS[*]}" >"$TOOLS/installed"
+    local pip=("$TOOLS/bin/pip" install --quiet --disable-pip-version-check --only-binary :all:)
+    if python3 -m venv "$TOOLS" && "${pip[@]}" "${LINTERS[@]}" && "${pip[@]}" --no-deps "$AXE"; then
+        echo "${LINTERS[*]} $AXE" >"$TOOLS/installed"
     fi
 }
 

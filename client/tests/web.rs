@@ -53,12 +53,47 @@ impl Page {
     }
 
     fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.send(reqwest::Method::POST, path, body)
+    }
+
+    fn send(&self, method: reqwest::Method, path: &str, body: &Value) -> (u16, Value) {
         let Self { base, token, runtime, .. } = self;
         runtime.block_on(async {
-            let request = reqwest::Client::new().post(format!("{base}{path}")).bearer_auth(token);
+            let request = reqwest::Client::new().request(method, format!("{base}{path}")).bearer_auth(token);
             let response = request.header("Origin", base).json(body).send().await.unwrap();
             (response.status().as_u16(), response.json().await.unwrap())
         })
+    }
+
+    /// Returns the events until one of this kind satisfies a condition, this one included.
+    fn events_until(&self, kind: &str, is_last: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let Self { base, token, runtime, .. } = self;
+        let reading = async {
+            let request = reqwest::Client::new().get(format!("{base}/api/events")).bearer_auth(token);
+            let (mut response, mut text, mut events) =
+                (request.send().await.unwrap(), String::new(), Vec::new());
+            loop {
+                text.push_str(&String::from_utf8_lossy(
+                    &response.chunk().await.unwrap().expect("the events go on"),
+                ));
+                while let Some((line, rest)) = text.split_once('\n') {
+                    let event =
+                        line.strip_prefix("data: ").map(|data| serde_json::from_str::<Value>(data).unwrap());
+                    text = rest.to_owned();
+                    events.extend(event);
+                    if events.last().is_some_and(|event| event["type"] == kind && is_last(event)) {
+                        return events;
+                    }
+                }
+            }
+        };
+        runtime.block_on(async { tokio::time::timeout(rig::TIMEOUT, reading).await.expect(kind) })
+    }
+
+    /// Kills the page, as a crash does.
+    fn kill(mut self) {
+        self.process.signal(Signal::SIGKILL);
+        assert_eq!(self.process.code(), None);
     }
 
     fn state(&self) -> Value {
@@ -101,13 +136,101 @@ fn the_end_of_the_page_ends_no_run() {
     page.process.signal(Signal::SIGINT);
     assert_eq!(page.process.code(), Some(0));
     assert!(is_running(run), "the run goes on without its page");
-    let left = fs::read_dir(dir.path()).unwrap().flatten();
-    let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("streamstress-web-"));
-    assert_eq!(left.count(), 0, "the page leaves no temporary files");
     let results = dir.path().join("results");
+    assert_eq!(kept(&results), 1, "a later page finds the run");
     wait_until("the run ends by itself", || !is_running(run));
     let summary = summary(&results);
     assert_eq!((&summary["queries_ok"], &summary["interrupted"]), (&json!(6), &json!(false)), "{summary:#}");
+    // The next page removes what the ended run left.
+    let page = Page::start(dir.path(), &[]);
+    assert_eq!((kept(&results), &page.state()["state"]), (0, &json!("idle")));
+}
+
+/// Returns how many runs a page could find.
+fn kept(results: &Path) -> usize {
+    let names = fs::read_dir(results).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with(".streamstress-web-")).count()
+}
+
+#[test]
+fn a_page_that_is_started_again_shows_changes_and_stops_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = dir.path().join("results");
+    let page = Page::start(dir.path(), &[]);
+    page.start_run(&json!({ "clients": 2, "duration": "120s", "name": "found" }));
+    let (run, id) = (process_with("--name=found").unwrap(), page.state()["run_id"].clone());
+    page.events_until("second", |event| event["t"].as_f64() >= Some(1.0));
+    page.kill();
+    assert!(is_running(run));
+    assert_eq!(kept(&results), 1);
+
+    // The next page shows the run from its beginning, and live again.
+    let page = Page::start(dir.path(), &[]);
+    let events = page.events_until("second", |event| event["t"].as_f64() >= Some(4.0));
+    let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+    assert_eq!((count("run"), count("plan")), (1, 1), "{events:#?}");
+    let first = events.iter().find(|event| event["type"] == "second").and_then(|event| event["t"].as_f64());
+    assert!(first <= Some(1.0), "{first:?}");
+    assert_eq!((&page.state()["state"], &page.state()["run_id"]), (&json!("running"), &id));
+    let (status, answer) = page.post("/api/runs", &json!({ "clients": 1 }));
+    assert_eq!(status, 409, "one run at a time: {answer}");
+    let (status, answer) = page.post("/api/run/amend", &json!({ "clients": 3 }));
+    assert_eq!(status, 200, "{answer}");
+    let amended = page.events_until("amendment", |_| true);
+    assert_eq!(amended.last().unwrap()["clients"], 3);
+
+    // A third one knows that the run is asked to stop.
+    let (status, state) = page.post("/api/run/stop", &json!({}));
+    assert_eq!((status, &state["stops"]), (200, &json!(1)), "{state}");
+    page.kill();
+    let page = Page::start(dir.path(), &[]);
+    let state = page.state();
+    assert!(state["state"] == "idle" || state["stops"] == 1, "{state}");
+    wait_until("the run ends", || page.state()["state"] == "idle");
+    assert!(!is_running(run));
+    let summary = summary(&results);
+    assert_eq!(
+        (&summary["interrupted"], &summary["amendments"][0]["clients"]),
+        (&json!(true), &json!(3)),
+        "{summary:#}"
+    );
+    assert_eq!(kept(&results), 0, "nothing is left");
+    // The next run is an ordinary one.
+    page.start_run(&json!({ "clients": 1, "queries": 1, "name": "next" }));
+    wait_until("the next run ends", || page.state()["state"] == "idle");
+}
+
+#[test]
+fn two_pages_start_one_run_at_a_target_and_keep_its_files() {
+    let server = Running::start(Script::default());
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (Page::start(dir.path(), &[]), Page::start(dir.path(), &[]));
+    let form = json!({
+        "clients": 1, "duration": "60s", "api-url": [server.api], "wsproxy-url": [server.ws], "name": "first",
+    });
+    first.start_run(&form);
+    let (status, answer) = second.post("/api/runs", &form);
+    let run = process_with("--name=first").unwrap();
+    let why = answer["detail"].as_str().unwrap_or_default();
+    assert!(
+        status == 409 && why.contains("another page") && why.contains(&run.to_string()),
+        "{status} {answer}"
+    );
+    let id = first.state()["run_id"].as_str().unwrap().to_owned();
+    // Its amendment service knows the run, whoever started it.
+    for page in [&first, &second] {
+        let (status, answer) = page.send(reqwest::Method::DELETE, &format!("/api/history/{id}"), &json!({}));
+        assert_eq!(status, 409, "{answer}");
+    }
+    // At another target, the second page starts its own.
+    second.start_run(&json!({ "clients": 1, "queries": 1, "embedded": true, "name": "second" }));
+    wait_until("its run ends", || second.state()["state"] == "idle");
+    // The second time, the run may have ended.
+    let stops = [(); 2].map(|()| first.post("/api/run/stop", &json!({})).0);
+    assert_eq!(stops[0], 200);
+    wait_until("the first run ends", || first.state()["state"] == "idle");
+    let (status, answer) = second.send(reqwest::Method::DELETE, &format!("/api/history/{id}"), &json!({}));
+    assert_eq!(status, 200, "{answer}");
 }
 
 #[test]

@@ -3,49 +3,14 @@
 mod browser;
 mod rig;
 
-use browser::Browser;
-use rig::{processes::ChildGuard, programs::streamstress, stacks::up};
+use browser::{Browser, page, summaries};
+use rig::stacks::up;
 use serde_json::Value;
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::Stdio,
-};
-
-/// Starts `streamstress web` and returns the address that it printed.
-fn page(dir: &Path, arguments: &[&str]) -> (ChildGuard, String) {
-    let mut command = streamstress(&["web", "--address", "127.0.0.1:0"]);
-    command.args(arguments).current_dir(dir).env("XDG_RUNTIME_DIR", dir).stdout(Stdio::piped());
-    let mut page = ChildGuard::start(&mut command);
-    let mut url = String::new();
-    BufReader::new(page.0.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    (page, url.trim().to_owned())
-}
+use std::path::{Path, PathBuf};
 
 /// Returns where pictures go: a directory that the variable names, or the test's own.
 fn pictures(dir: &Path) -> PathBuf {
     std::env::var_os("STREAMSTRESS_TEST_PICTURES").map_or_else(|| dir.to_owned(), PathBuf::from)
-}
-
-fn summaries(dir: &Path) -> Vec<Value> {
-    let files = fs::read_dir(dir.join("results")).into_iter().flatten().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with("_summary.json")).collect();
-    files.sort();
-    // A file that is being written is not one yet.
-    files.iter().filter_map(|path| serde_json::from_str(&fs::read_to_string(path).unwrap()).ok()).collect()
-}
-
-/// Sets a field of the form, as typing into it does.
-fn set(browser: &mut Browser, selector: &str, value: &str) {
-    browser.value(&format!("document.querySelector({selector:?}).focus()"));
-    browser.value(&format!("document.querySelector({selector:?}).select?.()"));
-    browser.write(value);
-}
-
-fn click(browser: &mut Browser, selector: &str) {
-    browser.wait(&format!("document.querySelector({selector:?})?.disabled === false"));
-    browser.value(&format!("document.querySelector({selector:?}).click()"));
 }
 
 /// Returns whether nothing is wider than a window of 400 points.
@@ -87,17 +52,17 @@ fn a_run_on_a_native_stack_is_watched_changed_and_hit_by_a_fault() {
 
     // A wrong plan is refused with the command line's words.
     browser.value("location.hash = '#start'");
-    set(&mut browser, "#form [name=clients]", "30");
-    set(&mut browser, "#form [name=duration]", "5x");
-    click(&mut browser, "#check");
+    browser.set("#form [name=clients]", "30");
+    browser.set("#form [name=duration]", "5x");
+    browser.click("#check");
     browser.wait("document.querySelector('#plan').innerText.includes('5x')");
     assert!(browser.text("#plan").contains("--duration"), "{}", browser.text("#plan"));
     assert_eq!(browser.value("document.querySelector('#go').disabled"), true);
-    set(&mut browser, "#form [name=duration]", "60s");
-    set(&mut browser, "#form [name=threshold]", "e2el_ms:p95<60000\nttft_ms:p95<30000");
-    click(&mut browser, "#check");
+    browser.set("#form [name=duration]", "60s");
+    browser.set("#form [name=threshold]", "e2el_ms:p95<60000\nttft_ms:p95<30000");
+    browser.click("#check");
     browser.wait("document.querySelector('#plan').innerText.includes('sessions')");
-    click(&mut browser, "#go");
+    browser.click("#go");
 
     // The run is shown while it goes on.
     browser.wait("location.hash === '#now' && document.querySelectorAll('#charts figure').length === 4");
@@ -108,15 +73,15 @@ fn a_run_on_a_native_stack_is_watched_changed_and_hit_by_a_fault() {
     browser.wait("document.querySelector('#phase').innerText.includes('stage 2 of 2')");
 
     // It is changed, and a fault is injected.
-    set(&mut browser, "#amend [name=value]", "40");
-    click(&mut browser, "#amend button");
+    browser.set("#amend [name=value]", "40");
+    browser.click("#amend button");
     browser.wait("document.querySelector('#answer').innerText.startsWith('amendment 1: 40 sessions')");
     browser.wait("document.querySelector('#events').innerText.includes('40 sessions')");
-    set(&mut browser, "#inject [name=fault]", "wsproxy-9:kill");
-    click(&mut browser, "#inject button");
+    browser.set("#inject [name=fault]", "wsproxy-9:kill");
+    browser.click("#inject button");
     browser.wait("document.querySelector('#answer').innerText.includes('wsproxy-1')");
-    set(&mut browser, "#inject [name=fault]", "wsproxy-1:kill");
-    click(&mut browser, "#inject button");
+    browser.set("#inject [name=fault]", "wsproxy-1:kill");
+    browser.click("#inject button");
     browser.wait("document.querySelector('#events').innerText.includes('injected')");
     browser.wait("document.querySelector('#charts').textContent.includes('wsproxy-1:kill')");
     let pictures = pictures(dir.path());
@@ -136,7 +101,7 @@ fn a_run_on_a_native_stack_is_watched_changed_and_hit_by_a_fault() {
     browser.prefer("light");
 
     // It is stopped in two steps.
-    click(&mut browser, "#stop");
+    browser.click("#stop");
     browser.wait("document.querySelector('#stop').innerText === 'Stop at once'");
     browser.wait("document.querySelector('#verdict').innerText === 'INTERRUPTED' || document.querySelector('#stop').offsetParent");
     browser.value("document.querySelector('#stop').click()");
@@ -149,13 +114,13 @@ fn a_run_on_a_native_stack_is_watched_changed_and_hit_by_a_fault() {
 
     // One stream is cut by the browser and resumed without a gap.
     browser.value("location.hash = '#trial'");
-    click(&mut browser, "#trial-open");
-    set(&mut browser, "#trial-tokens", "60");
-    click(&mut browser, "#trial-ask");
+    browser.click("#trial-open");
+    browser.set("#trial-tokens", "60");
+    browser.click("#trial-ask");
     browser.wait("document.querySelector('#trial-text').textContent.length > 40");
-    click(&mut browser, "#trial-cut");
+    browser.click("#trial-cut");
     browser.wait("document.querySelector('#trial-log').innerText.includes('cut by this page')");
-    click(&mut browser, "#trial-resume");
+    browser.click("#trial-resume");
     browser.wait("document.querySelector('#trial-log').innerText.includes('done at position')");
     assert!(browser.text("#trial-log").contains("resuming after"));
     let tiles = browser.text("#trial-tiles");
@@ -167,7 +132,7 @@ fn a_run_on_a_native_stack_is_watched_changed_and_hit_by_a_fault() {
     browser.resize(400, 900);
     assert!(fits(&mut browser));
     browser.picture(&pictures.join("trial-400.png"));
-    click(&mut browser, "#trial-close");
+    browser.click("#trial-close");
     browser.wait("document.querySelector('#trial-log').innerText.includes('session closed')");
     assert_clean(&mut browser, &url, &["409"]);
 }
@@ -271,4 +236,30 @@ fn without_the_token_the_page_shows_nothing() {
     browser.open(url.split('#').next().unwrap());
     browser.wait("document.querySelector('#problem').innerText.includes('access token')");
     browser.wait("document.querySelector('#connection').innerText.includes('access token')");
+}
+
+#[test]
+fn a_tab_that_is_not_seen_gives_its_connection_back_until_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_page, url) = page(dir.path(), &["--embedded"]);
+    let mut browser = Browser::start(1200, 900);
+    browser.open(&url);
+    browser.wait("document.querySelector('#connection').innerText === 'live'");
+    // A browser without a window shows every tab.
+    let seen = |browser: &mut Browser, is_seen: bool| {
+        browser.value(&format!(
+            "Object.defineProperty(document, 'hidden', {{ get: () => {}, configurable: true }}),
+             document.dispatchEvent(new Event('visibilitychange')), 0",
+            !is_seen
+        ));
+    };
+    seen(&mut browser, false);
+    browser.wait("document.querySelector('#connection').innerText === 'paused'");
+    seen(&mut browser, true);
+    browser.wait("document.querySelector('#connection').innerText === 'live'");
+    // A short look elsewhere changes nothing.
+    seen(&mut browser, false);
+    seen(&mut browser, true);
+    assert_eq!(browser.text("#connection"), "live");
+    assert_clean(&mut browser, &url, &[]);
 }

@@ -8,6 +8,8 @@
 pub(crate) mod command;
 pub(crate) mod service;
 
+pub(crate) use service::running;
+
 use plan::{
     LiveSchedule, Stop,
     schedule::{AmendError, Amendment, Change, Schedule},

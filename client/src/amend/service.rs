@@ -101,11 +101,14 @@ fn write(mut connection: &UnixStream, message: &impl serde::Serialize) -> io::Re
 
 /// Returns the sockets of the user's runs on this machine. Removes those of processes that were killed.
 pub(super) fn sockets() -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(directory()) {
-        Ok(entries) => entries,
+    let directory = directory();
+    match is_own(&directory) {
+        Ok(true) => {}
+        Ok(false) => return Err(io::Error::other(not_own(&directory))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
-    };
+    }
+    let entries = fs::read_dir(directory)?;
     let is_socket = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(PREFIX) && name.ends_with(SUFFIX)
@@ -120,6 +123,15 @@ pub(super) fn sockets() -> io::Result<Vec<PathBuf>> {
         !refused
     };
     Ok(paths.into_iter().filter(is_socket).filter(is_alive).collect())
+}
+
+/// Returns the names of the user's runs that go on on this machine.
+pub(crate) fn running() -> Vec<String> {
+    let name = |socket: PathBuf| match ask(&socket, &Request::Describe) {
+        Ok(Response::Run { id, .. }) => Some(id),
+        _ => None,
+    };
+    sockets().unwrap_or_default().into_iter().filter_map(name).collect()
 }
 
 /// Sends a request to the run with this socket.
@@ -147,9 +159,17 @@ fn own_directory() -> anyhow::Result<PathBuf> {
         .mode(0o700)
         .create(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    let metadata = fs::symlink_metadata(&directory)?;
-    let is_own =
-        metadata.is_dir() && metadata.uid() == nix::unistd::getuid().as_raw() && metadata.mode() & 0o077 == 0;
-    ensure!(is_own, "{} belongs to another user, or others may enter it", directory.display());
+    ensure!(is_own(&directory)?, "{}", not_own(&directory));
     Ok(directory)
+}
+
+/// Returns whether a directory belongs to this user and only this user may enter it.
+fn is_own(directory: &Path) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(directory)?;
+    let is_of_user = metadata.uid() == nix::unistd::getuid().as_raw();
+    Ok(metadata.is_dir() && is_of_user && metadata.mode() & 0o077 == 0)
+}
+
+fn not_own(directory: &Path) -> String {
+    format!("{} belongs to another user, or others may enter it", directory.display())
 }

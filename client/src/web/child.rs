@@ -1,15 +1,19 @@
 //! A run as a child process. It has its own process group, so that neither Ctrl+C nor the end of the page ends it.
 
-use super::events::EventPipe;
+use super::{
+    directory::{self, Found, RunDirectory},
+    events::{EventPipe, EventReader},
+    journal::Journal,
+    watched::WatchedRun,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use parking_lot::Mutex;
 use std::{
-    ffi::OsStr,
-    fs::{self, File},
-    io::{self, BufRead, Read, Seek, SeekFrom},
+    fs,
+    io::{self, BufRead, BufReader},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -20,8 +24,6 @@ use web::{Called, Run, RunEnd};
 
 /// Interval between two looks at the process.
 const LOOK: Duration = Duration::from_millis(50);
-/// Bytes of messages that are kept, the last ones.
-const KEPT: u64 = 16 << 10;
 
 /// Returns a command of this program, without what belongs to the page alone.
 fn command(program: &Path) -> Command {
@@ -49,56 +51,78 @@ pub(super) fn call(program: &Path, arguments: &[String]) -> io::Result<Called> {
 /// A run that goes on as a child process.
 pub(super) struct ChildRun {
     child: Mutex<Child>,
-    pipe: EventPipe,
-    reader: Mutex<Option<Box<dyn BufRead + Send>>>,
-    /// What it prints on stderr.
-    messages: File,
+    watched: WatchedRun,
 }
 
 impl ChildRun {
-    /// Starts a run with these arguments.
+    /// Starts a run with these arguments. `target`: those that say where it goes.
     ///
     /// # Errors
-    /// The process cannot be started.
-    pub(super) fn start(program: &Path, arguments: &[impl AsRef<OsStr>]) -> io::Result<Self> {
-        let pipe = EventPipe::create()?;
-        let reader = pipe.reader()?;
-        let path = pipe.directory().join("messages");
-        let messages = File::options().read(true).append(true).create_new(true).open(path)?;
-        let child = command(program)
-            .arg("run")
-            .args(arguments)
-            .arg("--quiet")
-            .arg(format!("--out=seconds={}", pipe.path().display()))
-            .process_group(0)
-            .stdout(Stdio::null())
-            .stderr(messages.try_clone()?)
-            .spawn()?;
-        Ok(Self { child: Mutex::new(child), pipe, reader: Mutex::new(Some(Box::new(reader))), messages })
+    /// The process cannot be started. [`io::ErrorKind::ResourceBusy`]: another page's run goes on at this target.
+    pub(super) fn start(
+        program: &Path,
+        results: &Path,
+        target: &[String],
+        arguments: &[String],
+    ) -> io::Result<Self> {
+        let (results, _lock) = directory::lock(results)?;
+        let is_same = |found: &Found| found.target == target && !target.contains(&"--embedded".to_owned());
+        if let Some(Found { pid, .. }) = directory::find(&results)?.into_iter().find(is_same) {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!(
+                    "a run of another page goes on at this target: wait for its end, or stop it with kill -INT {pid}"
+                ),
+            ));
+        }
+        let directory = RunDirectory::create(&results)?;
+        let started = spawn(program, &directory, arguments);
+        let (child, pipe, reader, journal) = started.inspect_err(|_| directory.remove())?;
+        // Without this, a later page does not find the run.
+        let _ = directory.identify(child.id(), target);
+        let watched = WatchedRun::new(directory, pipe, journal, Box::new(reader));
+        Ok(Self { child: Mutex::new(child), watched })
     }
+}
 
-    fn messages(&self) -> io::Result<String> {
-        let mut file = &self.messages;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(KEPT)))?;
-        let mut bytes = Vec::new();
-        file.take(KEPT).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
+/// Starts the process of a run. Returns it with its events and the journal for them.
+fn spawn(
+    program: &Path,
+    directory: &RunDirectory,
+    arguments: &[String],
+) -> io::Result<(Child, EventPipe, BufReader<EventReader>, Journal)> {
+    let pipe = EventPipe::create(directory.events())?;
+    let reader = pipe.reader()?;
+    let journal = directory.journal()?;
+    let child = command(program)
+        .arg("run")
+        .args(arguments)
+        .arg("--quiet")
+        .arg(format!("--out=seconds={}", pipe.path().display()))
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(directory.messages_file()?)
+        .spawn()?;
+    Ok((child, pipe, reader, journal))
 }
 
 impl Run for ChildRun {
     fn events(&self) -> Option<Box<dyn BufRead + Send>> {
-        self.reader.lock().take()
+        self.watched.events()
     }
 
     fn interrupt(&self) -> io::Result<()> {
         let mut child = self.child.lock();
         // An ended process has no id any more: another one could have it.
         if child.try_wait()?.is_none() {
+            self.watched.directory.note_stop();
             kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
         }
         Ok(())
+    }
+
+    fn keep(&self, event: &str, is_needed: bool) {
+        self.watched.keep(event, is_needed);
     }
 
     fn wait(&self) -> RunEnd {
@@ -110,8 +134,7 @@ impl Run for ChildRun {
             }
             thread::sleep(LOOK);
         };
-        self.pipe.end();
-        RunEnd { code, messages: self.messages().unwrap_or_default() }
+        self.watched.end(code)
     }
 }
 

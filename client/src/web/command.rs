@@ -1,6 +1,6 @@
 //! `streamstress web`: checks the address and the files for TLS, and serves the page until a signal.
 
-use super::program::ThisProgram;
+use super::{found, program::ThisProgram};
 use crate::{
     cli::{RunArgs, WebArgs},
     run_error::{RunError, refused},
@@ -15,7 +15,7 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use web::{PageSettings, Token, serve};
+use web::{PageSettings, Run, Token, serve};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -91,16 +91,28 @@ pub(crate) fn web(args: &WebArgs, run: RunArgs) -> Result<(), RunError> {
         run,
         starts_runs: true,
     };
+    let earlier = found::find(&program.results).map_err(|error| {
+        refused(&format!(
+            "cannot look for a run of an earlier page in {}: {error}",
+            program.results.display()
+        ))
+    })?;
     let token = Token::draw();
     messages::print_stdout(&format!("{}\n", listening.url(&token, tls.is_some())));
     messages::print_stderr(
         "Open this address in a browser. Ctrl+C ends the page; a run that it started goes on.",
     );
+    let run = earlier.map(|(pid, run)| {
+        messages::print_stderr(&format!(
+            "The page shows the run that an earlier page started (process {pid})."
+        ));
+        Box::new(run) as Box<dyn Run>
+    });
     let settings = PageSettings { names: args.web_allow.clone(), tls };
     let runtime = host::runtime(2).context("cannot start a runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown_on_signal().context("cannot listen to signals")?;
-        serve(listening.listener()?, Arc::new(program), settings, token, None, shutdown).await;
+        serve(listening.listener()?, Arc::new(program), settings, token, run, shutdown).await;
         anyhow::Ok(())
     })?;
     // A command that the page called may still run.

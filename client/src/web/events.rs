@@ -7,48 +7,65 @@ use nix::{
     unistd::mkfifo,
 };
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, BufReader, Read},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
+    time::Duration,
 };
 use tempfile::TempDir;
 
 /// Interval between two looks whether the run has ended, while it writes nothing.
 const LOOK_MS: u16 = 100;
 
-/// A named pipe in a directory that only this user can enter.
+/// A named pipe that only this user can open.
 #[derive(Debug)]
 pub(super) struct EventPipe {
-    directory: TempDir,
+    path: PathBuf,
+    /// The directory that was made for the pipe alone.
+    temporary: Option<TempDir>,
     /// Set when the run has ended, so that the reader does not wait for a writer that never came.
     has_ended: Arc<AtomicBool>,
 }
 
 impl EventPipe {
-    /// Creates the pipe.
+    /// Creates the pipe in a directory of its own, which goes with the first event.
     ///
     /// # Errors
     /// The directory or the pipe cannot be created.
-    pub(super) fn create() -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("streamstress-web-").tempdir()?;
-        let pipe = Self { directory, has_ended: Arc::default() };
-        mkfifo(&pipe.path(), Mode::S_IRUSR | Mode::S_IWUSR)?;
-        Ok(pipe)
+    pub(super) fn temporary() -> io::Result<Self> {
+        let only_user = Permissions::from_mode(0o700);
+        let directory =
+            tempfile::Builder::new().prefix("streamstress-web-").permissions(only_user).tempdir()?;
+        let pipe = Self::create(directory.path().join("events"))?;
+        Ok(Self { temporary: Some(directory), ..pipe })
     }
 
-    /// Returns the directory of the pipe, for other files of the run.
-    pub(super) fn directory(&self) -> &Path {
-        self.directory.path()
+    /// Creates the pipe.
+    ///
+    /// # Errors
+    /// The pipe cannot be created.
+    pub(super) fn create(path: PathBuf) -> io::Result<Self> {
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        Ok(Self::existing(path))
+    }
+
+    /// Returns the pipe that an earlier page created.
+    pub(super) fn existing(path: PathBuf) -> Self {
+        Self { path, temporary: None, has_ended: Arc::default() }
     }
 
     /// Returns the path of the pipe, for the writer.
-    pub(super) fn path(&self) -> PathBuf {
-        self.directory.path().join("events")
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens the reading end.
@@ -57,8 +74,8 @@ impl EventPipe {
     /// The pipe cannot be opened.
     pub(super) fn reader(&self) -> io::Result<BufReader<EventReader>> {
         // Without waiting for a writer, which may never come.
-        let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(self.path())?;
-        let directory = Some(self.directory.path().to_owned());
+        let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path)?;
+        let directory = self.temporary.as_ref().map(|directory| directory.path().to_owned());
         Ok(BufReader::new(EventReader { file, has_ended: Arc::clone(&self.has_ended), directory }))
     }
 
@@ -73,7 +90,7 @@ impl EventPipe {
 pub(super) struct EventReader {
     file: File,
     has_ended: Arc<AtomicBool>,
-    /// The directory of the pipe. It is removed with the first event, so that it does not stay if the page ends before the run.
+    /// The directory of the pipe alone. It is removed with the first event.
     directory: Option<PathBuf>,
 }
 
@@ -84,8 +101,12 @@ impl Read for EventReader {
             let mut asked = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
             let ready = poll(&mut asked, PollTimeout::from(LOOK_MS))?;
             match self.file.read(buffer) {
-                // No writer has come yet, or the last one has gone.
-                Ok(0) if ready == 0 && !has_ended => {}
+                // No writer has come yet, or the last one has gone and may come again.
+                Ok(0) if !has_ended => {
+                    if ready > 0 {
+                        thread::sleep(Duration::from_millis(LOOK_MS.into()));
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !has_ended => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 read => {
@@ -103,23 +124,29 @@ impl Read for EventReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::BufRead, thread};
+    use std::io::BufRead;
 
     #[test]
     fn events_are_read_to_their_end_however_late_the_writer_comes() {
-        let pipe = EventPipe::create().unwrap();
+        let pipe = EventPipe::temporary().unwrap();
+        let directory = pipe.path().parent().unwrap().to_owned();
+        assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
         let mut reader = pipe.reader().unwrap();
-        let path = pipe.path();
-        let reading = thread::spawn(move || reader.by_ref().lines().collect::<io::Result<Vec<_>>>().unwrap());
-        std::fs::write(path, "a\nb\n").unwrap();
-        assert_eq!(reading.join().unwrap(), ["a", "b"]);
+        // A writer may leave and come again.
+        fs::write(pipe.path(), "a\nb\n").unwrap();
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(!directory.exists(), "it goes with the first event");
+        let reading = thread::spawn(move || reader.lines().collect::<io::Result<Vec<_>>>().unwrap());
+        pipe.end();
+        assert_eq!((line.as_str(), reading.join().unwrap()), ("a\n", vec!["b".to_owned()]));
     }
 
     #[test]
     fn a_run_that_never_writes_ends_the_events() {
-        let pipe = EventPipe::create().unwrap();
-        let mut reader = pipe.reader().unwrap();
-        let reading = thread::spawn(move || reader.by_ref().lines().count());
+        let pipe = EventPipe::temporary().unwrap();
+        let reader = pipe.reader().unwrap();
+        let reading = thread::spawn(move || reader.lines().count());
         pipe.end();
         assert_eq!(reading.join().unwrap(), 0);
     }

@@ -39,8 +39,8 @@ impl OwnPage {
     /// The address cannot be used, or the pipe or thread cannot be created.
     pub(crate) fn start(address: &str, config: &mut Config) -> Result<Self, RunError> {
         let listening = Listening::on(address, &[])?;
-        let pipe = EventPipe::create().context("cannot create the pipe of the page's events")?;
-        config.output.events = Some(Destination::Seconds(pipe.path()));
+        let pipe = EventPipe::temporary().context("cannot create the pipe of the page's events")?;
+        config.output.events = Some(Destination::Seconds(pipe.path().to_owned()));
         let reader = pipe.reader().context("cannot open the pipe of the page's events")?;
         let program = ThisProgram {
             results: config.output.dir.clone(),

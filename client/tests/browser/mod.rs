@@ -1,6 +1,8 @@
 //! A browser for the tests of the page: Debian's Chromium without a window, driven over the DevTools protocol.
 
-use super::rig::{TIMEOUT, wait_until};
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use super::rig::{TIMEOUT, processes::ChildGuard, programs::streamstress, wait_until};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt, StreamExt};
 use nix::{
@@ -10,6 +12,7 @@ use nix::{
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -21,6 +24,25 @@ use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 /// Interval between two looks at the page.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Starts `streamstress web` and returns the address that it printed.
+pub fn page(dir: &Path, arguments: &[&str]) -> (ChildGuard, String) {
+    let mut command = streamstress(&["web", "--address", "127.0.0.1:0"]);
+    command.args(arguments).current_dir(dir).env("XDG_RUNTIME_DIR", dir).stdout(Stdio::piped());
+    let mut page = ChildGuard::start(&mut command);
+    let mut url = String::new();
+    BufReader::new(page.0.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    (page, url.trim().to_owned())
+}
+
+/// Returns the complete summaries of the runs of a page in a directory.
+pub fn summaries(dir: &Path) -> Vec<Value> {
+    let files = fs::read_dir(dir.join("results")).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with("_summary.json")).collect();
+    files.sort();
+    // A file that is being written is not one yet.
+    files.iter().filter_map(|path| serde_json::from_str(&fs::read_to_string(path).unwrap()).ok()).collect()
+}
 
 /// A browser with one page.
 pub struct Browser {
@@ -147,6 +169,19 @@ impl Browser {
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// Sets a field of a form, as typing into it does.
+    pub fn set(&mut self, selector: &str, value: &str) {
+        self.value(&format!("document.querySelector({selector:?}).focus()"));
+        self.value(&format!("document.querySelector({selector:?}).select?.()"));
+        self.write(value);
+    }
+
+    /// Clicks on an element as soon as it can be used.
+    pub fn click(&mut self, selector: &str) {
+        self.wait(&format!("document.querySelector({selector:?})?.disabled === false"));
+        self.value(&format!("document.querySelector({selector:?}).click()"));
     }
 
     /// Returns the text of an element.

@@ -21,5 +21,5 @@ pub use log::log_to_stderr;
 pub use memory::MemoryRoom;
 pub use metrics::{Exporter, HistogramReading, METRICS_TYPE, Reading};
 pub use open_files::{open_file_limit, open_files, raise_open_files};
-pub use process::{Usage, Waited, children, thread_cpu, use_small_pages};
+pub use process::{Usage, Waited, children, started, thread_cpu, use_small_pages};
 pub use stop::{StopSignals, runtime, shutdown_on_signal};

@@ -55,6 +55,14 @@ pub fn thread_cpu(pid: u32, thread: u32) -> Option<Duration> {
     cpu_time(&fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?)
 }
 
+/// Returns when a process started, in ticks since the machine started, or `None` if it has ended. A later process with the same id
+/// has another start.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// Reads user and system time. The process name may contain any character, so that parsing starts after the last bracket.
 fn cpu_time(stat: &str) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
@@ -131,6 +139,15 @@ mod tests {
     fn this_process_has_a_usage_and_a_missing_one_is_an_error() {
         assert!(Usage::of(std::process::id()).unwrap().rss_kib > 100);
         assert!(Usage::of(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn the_start_tells_a_process_from_a_later_one_with_its_id() {
+        let child = std::process::Command::new("true").spawn().unwrap();
+        let (own, later) = (started(std::process::id()).unwrap(), started(child.id()).unwrap());
+        assert!(later >= own, "{later} {own}");
+        child.wait_with_output().unwrap();
+        assert_eq!(started(u32::MAX), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message;
 use std::{
     io,
@@ -44,20 +45,31 @@ const MAX_ANSWER: usize = 64 << 10;
 
 /// A URL to which metrics cannot be pushed.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "invalid URL \"{0}\" for --otlp: expected http:// or https:// and a host, for example http://127.0.0.1:4318"
-)]
-pub struct PushError(String);
+pub enum PushError {
+    /// It is not an HTTP URL with a host.
+    #[error(
+        "invalid URL \"{0}\" for --otlp: expected http:// or https:// and a host, for example http://127.0.0.1:4318"
+    )]
+    Invalid(String),
+    /// It has a user or a password, which would not be sent.
+    #[error(
+        "the URL for --otlp has a user or a password, which is not sent: push to a collector on this host that adds it"
+    )]
+    Password,
+}
 
 /// Reads the URL of a collector. Without a path, that of OTLP's metrics is added.
 ///
 /// # Errors
-/// It is not an HTTP URL with a host.
+/// It is not an HTTP URL with a host, or has a user or a password.
 pub fn push_url(text: &str) -> Result<Url, PushError> {
-    let hidden = || PushError(text.split('@').next_back().unwrap_or_default().to_owned());
+    let hidden = || PushError::Invalid(text.split('@').next_back().unwrap_or_default().to_owned());
     let mut url = Url::parse(text).map_err(|_| hidden())?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(hidden());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(PushError::Password);
     }
     if url.path() == "/" {
         url.set_path(PATH);
@@ -229,7 +241,9 @@ impl Exporter {
         let (status, answer) = (response.status(), response.into_body());
         let text = Limited::new(answer, MAX_ANSWER).collect().await.map(|whole| whole.to_bytes());
         match status {
-            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(()),
+            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
+                rejected(&text.unwrap_or_default()).map_or(Ok(()), Err)
+            }
             _ => {
                 let text = text.unwrap_or_default();
                 let text: String =
@@ -238,6 +252,15 @@ impl Exporter {
             }
         }
     }
+}
+
+/// Returns why the collector did not take a part of what it answered with success.
+fn rejected(answer: &[u8]) -> Option<String> {
+    // Some collectors answer with something else, which says nothing about metrics.
+    let part = ExportMetricsServiceResponse::decode(answer).ok()?.partial_success?;
+    let why: String = part.error_message.chars().filter(|c| !c.is_control()).take(200).collect();
+    (part.rejected_data_points > 0)
+        .then(|| format!("{} points were rejected {why}", part.rejected_data_points))
 }
 
 /// Returns the innermost cause of an error, which says what went wrong.
@@ -275,9 +298,49 @@ mod tests {
         ] {
             assert_eq!(push_url(text).unwrap().as_str(), expected);
         }
+        let password = push_url("http://me:hush@otel.example").unwrap_err().to_string();
+        assert!(password.contains("password") && !password.contains("hush"), "{password}");
         for text in ["127.0.0.1:4318", "grpc://x:4317", "http://", "", "ftp://me:hush@x"] {
             let error = push_url(text).unwrap_err().to_string();
             assert!(error.contains("--otlp") && error.contains("4318") && !error.contains("hush"), "{error}");
+        }
+    }
+
+    /// Answers one request with this body. Returns the URL.
+    fn collector(body: Vec<u8>) -> Url {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = push_url(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let _ = socket.read(&mut [0; 4096]).unwrap();
+            write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
+            socket.write_all(&body).unwrap();
+            // Until the client has read it.
+            let _ = socket.read(&mut [0; 4096]);
+        });
+        url
+    }
+
+    #[test]
+    fn what_a_collector_rejects_is_counted_as_failed() {
+        use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsPartialSuccess;
+        let answer = |rejected_data_points| {
+            let partial_success =
+                Some(ExportMetricsPartialSuccess { rejected_data_points, error_message: "too old".into() });
+            ExportMetricsServiceResponse { partial_success }.encode_to_vec()
+        };
+        for (body, expected) in [
+            (Vec::new(), (1, 0)),
+            (answer(0), (1, 0)),
+            (answer(3), (0, 1)),
+            (b"{\"partialSuccess\":{}}".to_vec(), (1, 0)),
+        ] {
+            let resource = Resource { service: "streamstress-test", instance: "1".into(), version: "1" };
+            let counts = PushCounts::default();
+            let push = Push::start(&collector(body), resource, counts, String::new).unwrap();
+            let counts = push.end();
+            assert_eq!((counts.ok(), counts.failed()), expected);
         }
     }
 }

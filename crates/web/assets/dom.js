@@ -4,7 +4,7 @@ export const $ = id => document.getElementById(id);
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith('aria-') || name === 'colspan' || name === 'scope') element.setAttribute(name, value);
+    if (name.startsWith('aria-') || name === 'role' || name === 'scope') element.setAttribute(name, value);
     else element[name] = value;
   }
   element.append(...children.filter(child => child !== null && child !== undefined));
@@ -40,12 +40,17 @@ export function table(element, head, rows) {
     el('tbody', {}, ...rows.map(row => el('tr', {}, ...row.map((value, index) => cell(value, index === 0))))));
 }
 
-// A heading with a table below it, or nothing if there are no rows.
+// A heading with a table below it, or nothing if there are no rows. The elements around the rows stay, so that a table keeps the focus and
+// how far it is scrolled.
 export function titled(element, title, head, rows, className = '') {
   if (!rows.length) return fill(element);
-  const body = el('table', { className });
-  table(body, head, rows);
-  fill(element, el('h2', {}, title), el('div', { className: 'scroll' }, body));
+  if (!element.firstChild) {
+    element.append(el('h2'), el('div', { className: 'scroll', tabIndex: 0, role: 'group' }, el('table', { className })));
+  }
+  const [heading, around] = element.children;
+  heading.textContent = title;
+  around.setAttribute('aria-label', title);
+  table(around.firstChild, head, rows);
 }
 
 export function problem(text) {

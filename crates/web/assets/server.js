@@ -44,14 +44,35 @@ export async function read(path, lastId, take, signal, opened = () => {}) {
   }
 }
 
-// Follows the events of the page for as long as it is open. Resumes after the last event that it saw.
+// A tab that is not seen gives its connection back after this time: browsers allow few connections to one server, for all tabs together.
+const UNSEEN_MS = 3000;
+let cut = null, unseen = 0;
+function seen_or_not() {
+  clearTimeout(unseen);
+  if (document.hidden) unseen = setTimeout(() => cut?.abort(), UNSEEN_MS);
+}
+document.addEventListener('visibilitychange', seen_or_not);
+const until_seen = () => new Promise(resolve => {
+  if (!document.hidden) return resolve();
+  const look = () => { if (!document.hidden) { document.removeEventListener('visibilitychange', look); resolve(); } };
+  document.addEventListener('visibilitychange', look);
+});
+
+// Follows the events of the page for as long as it is open and seen. Resumes after the last event that it saw.
 export async function follow(take, show) {
   let last = null, pause = 500;
   for (;;) {
+    if (document.hidden && cut?.signal.aborted) {
+      show('paused', false);
+      await until_seen();
+    }
     try {
-      await read('/api/events', last, (event, id) => { last = id ?? last; take(event); }, undefined, () => { pause = 500; show('live', true); });
+      cut = new AbortController();
+      seen_or_not();
+      await read('/api/events', last, (event, id) => { last = id ?? last; take(event); }, cut.signal, () => { pause = 500; show('live', true); });
       show('reconnecting', false);
     } catch (error) {
+      if (cut.signal.aborted) continue;
       show(error instanceof TypeError ? 'no connection' : error.message, false);
     }
     await new Promise(resolve => setTimeout(resolve, pause));

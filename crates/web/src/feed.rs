@@ -10,8 +10,10 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Bytes of the events that are kept, besides those that every browser needs.
+/// Bytes of the events that are kept, and of those that every browser needs.
 const LIMIT: usize = 8 << 20;
+/// Bytes after which a browser gets what it reads next as a batch of its own. A slow browser holds one batch.
+const BATCH: usize = 256 << 10;
 /// Most events that every browser needs: configuration, plans, faults and amendments.
 const MOST_PINNED: usize = 512;
 
@@ -43,6 +45,7 @@ struct Log {
     bytes: usize,
     /// Events that every browser needs, however late it comes.
     pinned: Vec<Entry>,
+    pinned_bytes: usize,
 }
 
 impl Default for Feed {
@@ -63,7 +66,8 @@ impl Feed {
         let mut log = self.log.lock();
         let position = *self.newest.borrow() + 1;
         let entry: Entry = (position, event.into());
-        if is_needed && log.pinned.len() < MOST_PINNED {
+        if is_needed && log.pinned.len() < MOST_PINNED && log.pinned_bytes + event.len() <= LIMIT {
+            log.pinned_bytes += event.len();
             log.pinned.push(entry.clone());
         }
         log.bytes += event.len();
@@ -75,18 +79,25 @@ impl Feed {
         self.newest.send_replace(position);
     }
 
-    /// Returns at most `most` events after a position.
+    /// Returns at most `most` events after a position, and none beyond [`BATCH`] bytes but the first.
     pub(crate) fn after(&self, position: u64, most: usize) -> Batch {
         let log = self.log.lock();
         let oldest = log.entries.front().map_or(u64::MAX, |(oldest, _)| *oldest);
         let first = position.saturating_add(1).max(log.begin);
-        let pinned: Vec<_> =
-            log.pinned.iter().filter(|(at, _)| *at >= first && *at < oldest).cloned().collect();
-        let gap = if oldest == u64::MAX { 0 } else { oldest.saturating_sub(first) };
-        let missed = gap.saturating_sub(pinned.len() as u64);
+        let pinned = log.pinned.iter().filter(|(at, _)| *at >= first && *at < oldest);
         let skipped = log.entries.partition_point(|(at, _)| *at < first);
-        let entries =
-            pinned.into_iter().chain(log.entries.iter().skip(skipped).take(most).cloned()).collect();
+        let next = pinned.chain(log.entries.iter().skip(skipped)).take(most);
+        let mut bytes = 0;
+        let entries: Vec<_> = next
+            .take_while(|(_, event)| {
+                let is_first = bytes == 0;
+                bytes += event.len();
+                is_first || bytes <= BATCH
+            })
+            .cloned()
+            .collect();
+        // Positions of one batch have no gaps except before `oldest`.
+        let missed = entries.last().map_or(0, |(last, _)| last + 1 - first - entries.len() as u64);
         self.missed.fetch_add(missed, Relaxed);
         Batch { entries, missed }
     }
@@ -130,10 +141,25 @@ mod tests {
         feed.push("needed", true);
         let large = "x".repeat(1 << 20);
         (0..20).for_each(|_| feed.push(&large, false));
-        let batch = feed.after(0, 100);
-        assert_eq!(batch.entries[0], (1, "needed".into()));
-        assert_eq!((batch.entries.len(), batch.missed), (1 + 8, 12));
+        let needed = feed.after(0, 100);
+        assert_eq!(needed, Batch { entries: vec![(1, "needed".into())], missed: 0 });
+        let rest = feed.after(1, 100);
+        assert_eq!((positions(&rest), rest.missed), (vec![14], 12), "one large event is a batch");
         assert_eq!(feed.missed(), 12);
         assert!(feed.log.lock().bytes <= LIMIT);
+    }
+
+    #[test]
+    fn needed_events_and_batches_have_limits_in_bytes() {
+        let feed = Feed::default();
+        let large = "x".repeat(1 << 20);
+        (0..20).for_each(|_| feed.push(&large, true));
+        assert!(feed.log.lock().pinned_bytes <= LIMIT);
+        feed.begin();
+        let small = "x".repeat(100 << 10);
+        (0..5).for_each(|_| feed.push(&small, false));
+        assert_eq!(positions(&feed.after(0, 100)), [21, 22]);
+        assert_eq!(positions(&feed.after(22, 100)), [23, 24]);
+        assert_eq!(feed.missed(), 0);
     }
 }

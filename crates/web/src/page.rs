@@ -42,7 +42,7 @@ pub(crate) struct Page {
     /// Limits the streams of events and frames.
     pub(crate) streams: Arc<Semaphore>,
     /// Limits the commands that run at the same time.
-    pub(crate) calls: Semaphore,
+    pub(crate) calls: Arc<Semaphore>,
     /// Ends the streams of events.
     pub(crate) shutdown: CancellationToken,
 }

@@ -17,8 +17,11 @@ pub trait Program: Send + Sync {
     /// Starts a run with these arguments of `streamstress run`. Its results go to `results`.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// It cannot be started. [`io::ErrorKind::ResourceBusy`]: a run of another page goes on at its target.
     fn start(&self, arguments: &[String]) -> io::Result<Box<dyn Run>>;
+
+    /// Returns the names of the runs that go on on this machine, also those that the page did not start.
+    fn going_on(&self) -> Vec<String>;
 
     /// Returns whether runs can be started. A page that belongs to one run starts no others.
     fn starts_runs(&self) -> bool;
@@ -61,6 +64,14 @@ pub trait Run: Send + Sync {
     /// The run cannot be reached.
     fn interrupt(&self) -> io::Result<()>;
 
+    /// Returns how often the run was asked to end before this page knew it.
+    fn stops(&self) -> u8 {
+        0
+    }
+
+    /// Keeps an event that is shown, so that a later page can show it again. `is_needed`: every browser needs it.
+    fn keep(&self, _event: &str, _is_needed: bool) {}
+
     /// Waits for the end.
     fn wait(&self) -> RunEnd;
 }
@@ -68,7 +79,7 @@ pub trait Run: Send + Sync {
 /// How a run ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunEnd {
-    /// Exit code. `None` if a signal ended it.
+    /// Exit code. `None` if a signal ended it, or if this page did not start it.
     pub code: Option<i32>,
     /// The last part of what it printed on stderr.
     pub messages: String,

@@ -40,6 +40,9 @@ struct Current {
     stops: AtomicU8,
 }
 
+/// What a second run is told.
+const ONE_RUN: &str = "a run goes on: stop it first, or wait for its end";
+
 impl Current {
     fn state(&self) -> Value {
         let state = if self.stops.load(Relaxed) == 0 { "running" } else { "stopping" };
@@ -70,9 +73,12 @@ impl Runs {
     pub(crate) fn start(self: &Arc<Self>, arguments: &[String]) -> Result<(), Refusal> {
         let mut current = self.current.lock();
         if current.is_some() {
-            return Err(Refusal::conflict("a run goes on: stop it first, or wait for its end"));
+            return Err(Refusal::conflict(ONE_RUN));
         }
-        let run = self.program.start(arguments).map_err(Refusal::broken)?;
+        let run = self.program.start(arguments).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => Refusal::conflict(error.to_string()),
+            _ => Refusal::broken(error),
+        })?;
         *current = Some(self.accompany(run.into()));
         Ok(())
     }
@@ -85,7 +91,8 @@ impl Runs {
 
     fn accompany(self: &Arc<Self>, run: Arc<dyn Run>) -> Arc<Current> {
         self.feed.begin();
-        let current = Arc::new(Current { run, id: Mutex::default(), stops: AtomicU8::new(0) });
+        let stops = AtomicU8::new(run.stops());
+        let current = Arc::new(Current { run, id: Mutex::default(), stops });
         self.feed.push(&current.state().to_string(), true);
         let (runs, of) = (Arc::clone(self), Arc::clone(&current));
         let end = move || {
@@ -119,7 +126,9 @@ impl Runs {
             if NOT_SHOWN.contains(&known.kind.as_str()) {
                 continue;
             }
-            self.feed.push(&line, NEEDED.contains(&known.kind.as_str()));
+            let is_needed = NEEDED.contains(&known.kind.as_str());
+            current.run.keep(&line, is_needed);
+            self.feed.push(&line, is_needed);
             if known.kind == "run" {
                 *current.id.lock() = known.run_id;
                 self.feed.push(&current.state().to_string(), false);
@@ -147,6 +156,22 @@ impl Runs {
     pub(crate) fn id(&self) -> Result<String, Refusal> {
         let id = self.current()?.id.lock().clone();
         id.ok_or_else(|| Refusal::conflict("the run has not begun yet: try again in a moment"))
+    }
+
+    /// Checks that a run has ended, so that its files can be deleted.
+    ///
+    /// # Errors
+    /// It goes on, here or started elsewhere, or the page's run has not told its name yet.
+    pub(crate) fn may_delete(&self, run: &str) -> Result<(), Refusal> {
+        let current = self.current.lock().clone();
+        let is_unknown =
+            current.is_some_and(|current| current.id.lock().as_deref().is_none_or(|id| id == run));
+        if is_unknown || self.program.going_on().iter().any(|id| id == run) {
+            return Err(Refusal::conflict(
+                "this run goes on, or one has not told its name yet: wait for its end",
+            ));
+        }
+        Ok(())
     }
 
     fn current(&self) -> Result<Arc<Current>, Refusal> {

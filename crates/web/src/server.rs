@@ -65,7 +65,7 @@ pub async fn serve(
         trial: Trial::default(),
         links: Links::default(),
         streams: Arc::new(Semaphore::new(MOST_STREAMS)),
-        calls: Semaphore::new(MOST_CALLS),
+        calls: Arc::new(Semaphore::new(MOST_CALLS)),
         shutdown: shutdown.clone(),
     });
     let router = assets::router()

@@ -1,12 +1,15 @@
 //! Attacks on the page over real sockets: each must be refused, and must not lock the user out or reach a run.
 
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use std::{
+    fs,
     io::{self, BufRead, BufReader, Cursor, Read, Write},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -25,6 +28,12 @@ struct Fake {
     events: Mutex<Option<Box<dyn BufRead + Send>>>,
     ended: Mutex<Option<Receiver<()>>>,
     results: PathBuf,
+    /// Commands wait while this is locked.
+    hold: Mutex<()>,
+    calling: AtomicUsize,
+    most_calling: AtomicUsize,
+    /// Names of runs that were started elsewhere.
+    elsewhere: Mutex<Vec<String>>,
 }
 
 struct FakeRun {
@@ -52,6 +61,10 @@ impl Run for FakeRun {
 impl Program for Fake {
     fn call(&self, arguments: &[String]) -> io::Result<Called> {
         self.called.lock().push(arguments.to_vec());
+        let calling = self.calling.fetch_add(1, SeqCst) + 1;
+        self.most_calling.fetch_max(calling, SeqCst);
+        drop(self.hold.lock());
+        self.calling.fetch_sub(1, SeqCst);
         Ok(Called { code: Some(0), text: "plan".into(), messages: String::new() })
     }
 
@@ -59,6 +72,10 @@ impl Program for Fake {
         self.called.lock().push(arguments.to_vec());
         let events = Mutex::new(self.events.lock().take());
         Ok(Box::new(FakeRun { events, ended: Mutex::new(self.ended.lock().take()) }))
+    }
+
+    fn going_on(&self) -> Vec<String> {
+        self.elsewhere.lock().clone()
     }
 
     fn starts_runs(&self) -> bool {
@@ -108,6 +125,10 @@ impl Page {
             events: Mutex::new(Some(events)),
             ended: Mutex::new(Some(ended)),
             results: results.path().to_owned(),
+            hold: Mutex::default(),
+            calling: AtomicUsize::new(0),
+            most_calling: AtomicUsize::new(0),
+            elsewhere: Mutex::default(),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket2::SockRef::from(&listener).listen(1024).unwrap();
@@ -158,6 +179,31 @@ impl Page {
 
     fn start_run(&self, headers: &str) -> (u16, String) {
         self.send("POST", "/api/runs", headers, r#"{"clients":1}"#)
+    }
+
+    /// Sends these bytes and returns all that is answered.
+    fn send_raw(&self, bytes: &str) -> String {
+        let mut stream = self.connect();
+        let _ = stream.write_all(bytes.as_bytes());
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
+    }
+
+    /// Writes a file of a run.
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.program.results.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Returns the path of a link to a file of a run.
+    fn link(&self, run: &str, file: &str) -> String {
+        let body = json!({ "run": run, "file": file }).to_string();
+        let (status, response) = self.send("POST", "/api/links", &self.own_headers(), &body);
+        assert_eq!(status, 200, "{response}");
+        let body: Value = serde_json::from_str(response.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        body["path"].as_str().unwrap().to_owned()
     }
 
     fn assert_nothing_called(&self) {
@@ -458,4 +504,185 @@ fn a_name_from_outside_needs_permission_and_https_changes_the_origin() {
     let (_, response) = secure.send("GET", "/", &secure.own_headers(), "");
     assert!(!response.contains("HTTP/1.1 200"), "plain HTTP is not answered: {response}");
     secure.assert_nothing_called();
+}
+
+/// Waits until a condition holds.
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < LIMIT, "timeout: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn odd_requests_are_refused_and_hide_no_second_one() {
+    let page = Page::start(PageSettings::default());
+    let own = page.own_headers();
+    let hidden = format!(
+        "POST /api/runs HTTP/1.1\r\n{own}Content-Type: application/json\r\nContent-Length: 13\r\n\r\n{{\"clients\":1}}"
+    );
+    let length = hidden.len();
+    // Whoever sends these has no token. What they hide has it, as if a proxy had added it.
+    let address = page.address;
+    let outer = format!("Host: {address}\r\nOrigin: http://{address}\r\n");
+    let odd = [
+        format!("POST / HTTP/1.1\r\n{outer}Content-Length: {length}\r\nContent-Length: 0\r\n\r\n{hidden}"),
+        format!("POST / HTTP/1.1\r\n{outer}Content-Length: +{length}\r\n\r\n"),
+        format!("POST / HTTP/1.1\r\n{outer}Content-Length: {length}\r\n\r\n{hidden}"),
+        format!("POST / HTTP/1.1\r\n{outer}Transfer-Encoding: xchunked\r\n\r\n"),
+        format!(
+            "POST / HTTP/1.1\r\n{outer}Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n{length:x}\r\n{hidden}\r\n0\r\n\r\n"
+        ),
+        format!(
+            "POST / HTTP/1.1\r\n{outer}Transfer-Encoding : chunked\r\n\r\n{length:x}\r\n{hidden}\r\n0\r\n\r\n"
+        ),
+        format!("POST /api/runs HTTP/1.1\r\n{outer}X: a\r\n Authorization: Bearer x\r\n\r\n"),
+        format!("POST /api/runs HTTP/1.1\r\n{outer}X: a\0b\r\n\r\n"),
+        format!("CONNECT {address} HTTP/1.1\r\n{outer}\r\n"),
+        "POST /api/runs HTTP/1.0\r\n\r\n".to_owned(),
+        format!("GET /api/state HTTP/1.1\r\n{outer}Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n"),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+        "\x16\x03\x01\r\n\r\n".to_owned(),
+    ];
+    for request in odd {
+        // The second request closes the connection, so that the test does not wait for its time limit.
+        let closing = format!("{request}GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+        let response = page.send_raw(&closing);
+        assert!(!response.contains(" 200 OK") && !response.contains(" 101 "), "{request:?}: {response}");
+    }
+    page.assert_nothing_called();
+}
+
+#[test]
+fn of_many_starts_at_one_moment_one_succeeds() {
+    let page = Page::start(PageSettings::default());
+    let statuses: Vec<u16> = thread::scope(|scope| {
+        let starts: Vec<_> = (0..16).map(|_| scope.spawn(|| page.start_run(&page.own_headers()).0)).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 15, "{statuses:?}");
+    assert_eq!(page.program.called.lock().len(), 1);
+}
+
+#[test]
+fn commands_have_a_limit_also_if_no_browser_waits_for_them() {
+    let page = Page::start(PageSettings::default());
+    let held = page.program.hold.lock();
+    for _ in 0..12 {
+        let mut gone = page.connect();
+        let body = "{\"clients\":1}";
+        write!(
+            gone,
+            "POST /api/plan HTTP/1.1\r\n{}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            page.own_headers(),
+            body.len()
+        )
+        .unwrap();
+        // The server has read it when it answers on another connection.
+        assert_eq!(page.send("GET", "/api/state", &page.own_headers(), "").0, 200);
+        drop(gone);
+    }
+    wait_until("commands are called", || page.program.calling.load(SeqCst) >= 4);
+    assert_eq!(page.program.most_calling.load(SeqCst), 4);
+    drop(held);
+    let (status, response) = page.send("POST", "/api/plan", &page.own_headers(), "{\"clients\":1}");
+    assert_eq!(status, 200, "{response}");
+    assert!(page.program.most_calling.load(SeqCst) <= 4);
+}
+
+#[test]
+fn streams_have_a_limit_and_their_end_makes_room() {
+    let page = Page::start(PageSettings::default());
+    let open = || {
+        let mut stream = BufReader::new(page.connect());
+        write!(stream.get_mut(), "GET /api/events HTTP/1.1\r\n{}\r\n", page.own_headers()).unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        (status(&line), stream)
+    };
+    let mut streams: Vec<_> = (0..32).map(|_| open()).collect();
+    assert!(streams.iter().all(|(status, _)| *status == 200));
+    assert_eq!(open().0, 503);
+    assert_eq!(page.send("GET", "/api/state", &page.own_headers(), "").0, 200, "everything else works");
+    streams.pop();
+    wait_until("a stream makes room", || open().0 == 200);
+}
+
+#[test]
+fn names_of_files_stay_inside_their_header_and_address() {
+    let page = Page::start(PageSettings::default());
+    let file = "a\"; filename=\"x.html?#%2f..\\_20260101_000000.csv";
+    page.write(file, "rows");
+    let run = file.trim_end_matches(".csv");
+    let path = page.link(run, file);
+    let (status, response) = page.send("GET", &path, &format!("Host: {}\r\n", page.address), "");
+    assert_eq!(status, 200, "{path}: {response}");
+    let name = "a___filename__x.html___2f..__20260101_000000.csv";
+    assert!(path.ends_with(name), "{path}");
+    assert!(
+        response.contains(&format!("content-disposition: attachment; filename=\"{name}\"")),
+        "{response}"
+    );
+    assert!(response.contains("\r\nrows\r\n"), "{response}");
+}
+
+#[test]
+fn a_link_to_elsewhere_is_neither_listed_nor_sent_nor_deleted() {
+    let page = Page::start(PageSettings::default());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let secret = elsewhere.path().join("secret");
+    fs::write(&secret, "hush").unwrap();
+    let run = "a_20260101_000000";
+    let csv = page.write(&format!("{run}.csv"), "rows");
+    let path = page.link(run, &format!("{run}.csv"));
+    fs::remove_file(&csv).unwrap();
+    std::os::unix::fs::symlink(&secret, &csv).unwrap();
+    let (status, response) = page.send("GET", &path, &page.own_headers(), "");
+    assert_eq!(status, 404, "{response}");
+    let (_, history) = page.send("GET", "/api/history", &page.own_headers(), "");
+    assert!(!history.contains(run), "{history}");
+    for name in [run, "..%2f..%2fetc", "%2e%2e", "a%00b", "*"] {
+        let deleted = page.send("DELETE", &format!("/api/history/{name}"), &page.own_headers(), "").0;
+        assert!(matches!(deleted, 400 | 404), "{name}: {deleted}");
+    }
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "hush");
+}
+
+#[test]
+fn the_files_of_a_run_that_goes_on_are_not_deleted() {
+    let event = "{\"type\":\"run\",\"run_id\":\"own_20260101_000000\"}\n";
+    let (page, _end_of_run) =
+        Page::with_run(PageSettings::default(), Box::new(Cursor::new(event.as_bytes().to_vec())));
+    let runs = ["own_20260101_000000", "elsewhere_20260101_000000", "old_20260101_000000"];
+    let files = runs.map(|run| page.write(&format!("{run}.csv"), "rows"));
+    page.program.elsewhere.lock().push(runs[1].to_owned());
+    assert_eq!(page.start_run(&page.own_headers()).0, 200);
+    wait_until("the run has told its name", || {
+        page.send("GET", "/api/state", &page.own_headers(), "").1.contains(runs[0])
+    });
+    let delete = |run: &str| page.send("DELETE", &format!("/api/history/{run}"), &page.own_headers(), "").0;
+    assert_eq!(runs.map(delete), [409, 409, 200]);
+    assert_eq!(files.map(|file| file.exists()), [true, true, false]);
+}
+
+#[test]
+fn a_run_without_a_name_keeps_all_files() {
+    let page = Page::start(PageSettings::default());
+    let file = page.write("a_20260101_000000.csv", "rows");
+    assert_eq!(page.start_run(&page.own_headers()).0, 200);
+    assert_eq!(page.send("DELETE", "/api/history/a_20260101_000000", &page.own_headers(), "").0, 409);
+    assert!(file.exists());
+}
+
+#[test]
+fn a_page_for_others_tests_only_hosts_that_its_user_confirmed() {
+    let page = Page::start(PageSettings { names: vec!["load.example".into()], tls: None });
+    let form = r#"{"api-url":["http://victim.example"],"i-am-allowed-to-load-test":["victim.example"]}"#;
+    for path in ["/api/runs", "/api/plan"] {
+        let (status, response) = page.send("POST", path, &page.own_headers(), form);
+        assert_eq!(status, 400, "{response}");
+    }
+    page.assert_nothing_called();
 }

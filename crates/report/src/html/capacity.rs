@@ -97,7 +97,7 @@ fn steps(result: &CapacityResult) -> Markup {
     html! {
         section {
             h2 { "Steps" }
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="table" {
                 table.words {
                     thead {
                         tr {

@@ -63,7 +63,7 @@ fn table(rows: &[Value]) -> Markup {
     let number = |row: &Value, key: &str| row.get(key).and_then(Value::as_f64);
     let cell = |row: &Value, key: &str| number(row, key).map(short).unwrap_or_default();
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" role="group" aria-label="table" { table {
             thead { tr { th { "hop" } th { "mean" } th { "p50" } th { "p99" } th { "samples" } th { "clock error" } th { "from → to" } } }
             tbody { @for row in rows { tr {
                 th { (text(row, "hop")) }

@@ -45,7 +45,7 @@ fn anchor(query: &StoredQuery) -> String {
 
 fn table(queries: &[&StoredQuery]) -> Markup {
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" role="group" aria-label="table" { table {
             thead { tr { th { "query" } th { "session:number" } th { "status" } th { "due" } th { "late, ms" } th { "tokens" } th { "lost" } } }
             tbody { @for query in queries { tr {
                 td { a href={ "#" (anchor(query)) } { code { (uncontrolled(&query.query_id)) } } }
@@ -104,7 +104,7 @@ fn timeline(query: &StoredQuery) -> Markup {
                 @if let Some(server) = &query.server { ", " (uncontrolled(server)) }
             }
             @if let Some(failure) = failure { p.note { (failure) } }
-            div.timeline { svg viewBox="0 0 900 86" role="img" aria-label={ "timeline of query " (uncontrolled(&query.query_id)) } {
+            div.timeline tabindex="0" role="group" aria-label="timeline" { svg viewBox="0 0 900 86" role="img" aria-label={ "timeline of query " (uncontrolled(&query.query_id)) } {
                 @if let Some((from, to)) = ideal {
                     rect.ideal x=(px(axis.x(from))) y="30" width=(px((axis.x(to) - axis.x(from)).max(1.0))) height="24" {}
                 }

@@ -182,7 +182,7 @@ pub(super) fn latency(stored: &StoredRun) -> Markup {
             p.note { "Grey figures cannot be trusted: the generator or the simulator was late, and the measurement error exceeds 1 ms and 10 %." }
         }
         @if let Some(metrics) = metrics {
-            div.scroll { table {
+            div.scroll tabindex="0" role="group" aria-label="table" { table {
                 thead { tr { th { "" } @for column in columns { th { (column.replace('_', ".")) } } } }
                 tbody { @for (name, figures) in rows(metrics) { tr {
                     th { (name) }
@@ -261,7 +261,7 @@ pub(super) fn amendments(stored: &StoredRun) -> Markup {
     html! {
         @if !stored.list("amendments").is_empty() {
             h2 { "Amendments" }
-            div.scroll { table {
+            div.scroll tabindex="0" role="group" aria-label="table" { table {
                 thead { tr { th { "number" } @for (title, _) in FIGURES { th { (title) } } } }
                 tbody { @for amendment in stored.list("amendments") { tr {
                     td { @if let Some(value) = number(amendment, "number") { (grouped(value)) } }
@@ -286,7 +286,7 @@ pub(super) fn generators(stored: &StoredRun) -> Markup {
     html! {
         @if !stored.list("generators").is_empty() {
             h2 { "Generators" }
-            div.scroll { table {
+            div.scroll tabindex="0" role="group" aria-label="table" { table {
                 thead { tr { th { "generator" } @for (title, _) in FIGURES { th { (title) } } } }
                 tbody { @for generator in stored.list("generators") { tr {
                     td {
@@ -326,7 +326,7 @@ pub(super) fn disturbances(stored: &StoredRun) -> Markup {
         h2 { "Faults, losses and reconnects" }
         @if nothing && broken.is_empty() && rows.is_empty() { p { "None." } }
         @if !broken.is_empty() {
-            div.scroll { table.words {
+            div.scroll tabindex="0" role="group" aria-label="table" { table.words {
                 thead { tr { th { "fault" } th { "began" } th { "outcome" } th { "recovery" } th { "outages" } th { "new instances served after" } } }
                 tbody { @for fault in broken { tr {
                     td { (text(fault, "fault")) }
@@ -354,7 +354,7 @@ pub(super) fn disturbances(stored: &StoredRun) -> Markup {
         }
         @if !rows.is_empty() {
             h3 { "Failures by kind" }
-            div.scroll { table.words {
+            div.scroll tabindex="0" role="group" aria-label="table" { table.words {
                 thead { tr { @for column in stored.failures.header() { th { (column) } } } }
                 tbody { @for row in rows.iter().take(MAX_FAILURES) {
                     tr { @for cell in row { td { (cell) } } }
@@ -399,7 +399,7 @@ fn memory(stored: &StoredRun) -> Markup {
                 p { span.bad { "low" } " " (text(low, "of")) " had only " (format!("{available:.0} of {total:.0} MB"))
                     " left, first at " (format!("{second:.0} s")) "." }
             }
-            div.scroll { table {
+            div.scroll tabindex="0" role="group" aria-label="table" { table {
                 thead { tr { th { "process" } @for phase in Phase::ALL { th { (phase.name()) } } } }
                 tbody { @for (name, phases) in processes { tr {
                     td { (name) }

@@ -151,7 +151,7 @@ fn table(result: &SweepResult) -> Markup {
         section {
             h2 { "Table" }
             p.note { "Medians of the repetitions, with the smallest and the largest value. Broken tokens are lost, duplicated or reordered." }
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="table" {
                 table.sweep {
                     thead { tr {
                         th { "variant" } th { "verdict" }
@@ -206,7 +206,7 @@ fn runs(result: &SweepResult, directory: &Path) -> Markup {
     html! {
         section {
             h2 { "Runs" }
-            div.scroll { table.words.runs {
+            div.scroll tabindex="0" role="group" aria-label="table" { table.words.runs {
                 thead { tr { th { "variant" } th { "repetition" } th { "verdict" } th { "reason" } } }
                 tbody { @for point in &result.points {
                     @let label = result.label(point.variant);

@@ -259,6 +259,7 @@ fn start_events(files: &files::Files, wanted: &EventSettings) -> Result<Events, 
     };
     let pipe = match wanted.destination {
         Destination::Stdout => Pipe::stdout(),
+        Destination::Seconds(_) => Pipe::lasting(&path),
         _ => Pipe::open(&path),
     };
     let flag = match wanted.destination {

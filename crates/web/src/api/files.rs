@@ -15,9 +15,10 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::stream::unfold;
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{io, path::PathBuf, sync::Arc};
 use tokio::{fs::File, io::AsyncReadExt};
 
 /// Bytes that are read from a file at a time.
@@ -31,9 +32,7 @@ pub(super) async fn history(State(page): State<Arc<Page>>) -> Answer {
 
 pub(super) async fn delete(State(page): State<Arc<Page>>, Path(run): Path<String>) -> Answer {
     blocking(move || {
-        if page.runs.id().is_ok_and(|id| id == run) {
-            return Err(Refusal::conflict("this run goes on: its files are needed"));
-        }
+        page.runs.may_delete(&run)?;
         let found = history::find(&page.program.results(), &run)?;
         report::retention::delete(&found).map_err(Refusal::broken)?;
         Ok(json!({ "deleted": run }))
@@ -87,7 +86,7 @@ pub(super) async fn link(State(page): State<Arc<Page>>, Json(link): Json<Link>) 
                 }
             },
         };
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = plain_name(&path);
         let link = page.links.add(LinkedFile { path, is_download });
         Ok(json!({ "path": format!("/files/{link}/{name}") }))
     })
@@ -101,10 +100,10 @@ pub(super) async fn file(
 ) -> Result<Response, Refusal> {
     let missing = || Refusal::missing("this link does not work any more: open the file again on the page");
     let LinkedFile { path, is_download } = page.links.get(&link).ok_or_else(missing)?;
-    if path.file_name().is_none_or(|file| *file != *name) {
+    if plain_name(&path) != name {
         return Err(missing());
     }
-    let file = File::open(&path).await.map_err(|_| missing())?;
+    let file = open(path).await.map_err(|_| missing())?;
     let pieces = unfold(file, |mut file| async move {
         let mut piece = Vec::with_capacity(PIECE);
         match file.read_buf(&mut piece).await {
@@ -126,6 +125,20 @@ pub(super) async fn file(
         headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
     }
     Ok(response)
+}
+
+/// Returns the name of a file with the letters that are plain in a URL and in a header.
+fn plain_name(path: &std::path::Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    name.chars().map(|letter| if is_plain(letter) { letter } else { '_' }).collect()
+}
+
+/// Opens a result file. What is not a regular file any more, for example because a link to another file replaced it, is refused.
+async fn open(path: PathBuf) -> io::Result<File> {
+    let no_other = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(no_other).open(path).await?;
+    if file.metadata().await?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// Returns the policy of a report: its own style, and only the script that this version writes.

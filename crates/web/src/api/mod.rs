@@ -60,9 +60,11 @@ async fn blocking(act: impl FnOnce() -> Result<Value, Refusal> + Send + 'static)
 
 /// Calls a command, and returns how it ended.
 async fn call(page: &Arc<Page>, arguments: Vec<String>) -> Answer {
-    let _right = page.calls.acquire().await.map_err(Refusal::broken)?;
+    // The command keeps its right to its end, also if the browser does not wait for it.
+    let right = Arc::clone(&page.calls).acquire_owned().await.map_err(Refusal::broken)?;
     let page = Arc::clone(page);
     blocking(move || {
+        let _right = right;
         let Called { code, text, messages } = page.program.call(&arguments).map_err(Refusal::broken)?;
         Ok(json!({ "exit_code": code, "text": text, "messages": messages }))
     })

@@ -1,16 +1,25 @@
 //! Starting, stopping and changing runs.
 
 use super::{Answer, blocking, call};
-use crate::{options, page::Page, refusal::Refusal};
+use crate::{
+    options::{self, Allowed},
+    page::Page,
+    refusal::Refusal,
+};
 use axum::{Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
+/// Returns what the form of this page may contain.
+fn allowed(page: &Page) -> Allowed {
+    Allowed { scenarios: page.program.scenarios(), hosts: page.settings.names.is_empty() }
+}
+
 /// Returns the plan of a run, or why it is refused: what `--dry-run` prints.
 pub(super) async fn plan(State(page): State<Arc<Page>>, Json(form): Json<Map<String, Value>>) -> Answer {
     let mut arguments = vec!["run".to_owned(), "--dry-run".to_owned()];
-    arguments.extend(options::arguments(&form, &page.program.scenarios()).map_err(Refusal::bad)?);
+    arguments.extend(options::arguments(&form, &allowed(&page)).map_err(Refusal::bad)?);
     call(&page, arguments).await
 }
 
@@ -20,7 +29,7 @@ pub(super) async fn start(State(page): State<Arc<Page>>, Json(form): Json<Map<St
             "this page belongs to one run: start `streamstress web` to start others",
         ));
     }
-    let arguments = options::arguments(&form, &page.program.scenarios()).map_err(Refusal::bad)?;
+    let arguments = options::arguments(&form, &allowed(&page)).map_err(Refusal::bad)?;
     let runs = Arc::clone(&page.runs);
     blocking(move || {
         runs.start(&arguments)?;

@@ -25,6 +25,8 @@ const PIECE: usize = 4096;
 pub(in crate::output) struct Pipe {
     place: String,
     way: Way,
+    /// A named pipe whose reader may leave and come again.
+    lasting: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -38,14 +40,21 @@ impl Pipe {
     /// Opens stdout. It stays in blocking mode, because the shell and other processes share it.
     pub(in crate::output) fn stdout() -> io::Result<Self> {
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Self { place: "stdout".into(), way: Way::File(file) })
+        Ok(Self { place: "stdout".into(), way: Way::File(file), lasting: None })
     }
 
     /// Creates or truncates a file. A named pipe is opened later, when it has a reader.
     pub(in crate::output) fn open(path: &Path) -> io::Result<Self> {
         let is_pipe = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
         let way = if is_pipe { Way::Awaited(path.to_owned()) } else { Way::File(File::create(path)?) };
-        Ok(Self { place: path.display().to_string(), way })
+        Ok(Self { place: path.display().to_string(), way, lasting: None })
+    }
+
+    /// Opens a file or a named pipe like [`Pipe::open`]. If the reader of a named pipe leaves, lines wait for the next one.
+    pub(in crate::output) fn lasting(path: &Path) -> io::Result<Self> {
+        let pipe = Self::open(path)?;
+        let is_pipe = matches!(pipe.way, Way::Awaited(_));
+        Ok(Self { lasting: is_pipe.then(|| path.to_owned()), ..pipe })
     }
 
     pub(super) fn place(&self) -> &str {
@@ -55,7 +64,7 @@ impl Pipe {
     /// Writes a line. Returns false if `gives_up` returned true before the first byte was written.
     ///
     /// # Errors
-    /// The reader is gone, or it took only a part of the line before `gives_up` returned true.
+    /// The reader is gone for good, or it took only a part of the line before `gives_up` returned true.
     pub(super) fn write(&mut self, line: &[u8], gives_up: &impl Fn() -> bool) -> io::Result<bool> {
         let mut rest = line;
         while !rest.is_empty() {
@@ -71,7 +80,14 @@ impl Pipe {
                 Ok(written) => rest = &rest[written..],
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
+                Err(error) => match &self.lasting {
+                    Some(path) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        // The next reader gets the whole line.
+                        self.way = Way::Awaited(path.clone());
+                        rest = line;
+                    }
+                    _ => return Err(error),
+                },
             }
         }
         Ok(true)

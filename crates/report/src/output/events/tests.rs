@@ -129,6 +129,37 @@ fn a_reader_that_leaves_is_reported() {
 }
 
 #[test]
+fn a_lasting_pipe_waits_for_the_next_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = pipe(dir.path());
+    let events = Events::start(Pipe::lasting(&path).unwrap()).unwrap();
+    let sink = events.sink();
+    sink.send(&event(0));
+    let mut line = String::new();
+    BufReader::new(fs::File::open(&path).unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(lines(&line), [event(0)]);
+    // Nobody reads now.
+    (1..500).for_each(|n| sink.send(&event(n)));
+    let reader = std::thread::spawn(move || {
+        let (mut text, mut next) = (String::new(), BufReader::new(fs::File::open(&path).unwrap()));
+        let mut begin = 0;
+        while !text[begin..].contains("verdict") {
+            begin = text.len();
+            // Between two writing ends, a pipe seems to have ended.
+            if next.read_line(&mut text).unwrap() == 0 {
+                std::thread::yield_now();
+            }
+        }
+        text
+    });
+    drop(sink);
+    let tally = events.end(last);
+    assert_eq!((tally.written, tally.dropped, tally.error), (501, 0, None));
+    let lines = lines(&reader.join().unwrap());
+    assert_eq!(lines, (1..500).map(event).chain([last(500, 0)]).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_pipe_is_opened_when_it_has_a_reader() {
     let dir = tempfile::tempdir().unwrap();
     let path = pipe(dir.path());
