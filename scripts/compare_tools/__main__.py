@@ -16,7 +16,7 @@ from schedules import SCHEDULES
 ROOT = Path(__file__).resolve().parents[2]
 
 # Streams at once, and questions of each. About a second and a half each, so that every tool has several rounds.
-ROUNDS = {1: 20, 50: 4, 500: 2}
+ROUNDS = {1: 10, 50: 4, 500: 2}
 
 
 def names(known):

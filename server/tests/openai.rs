@@ -187,8 +187,7 @@ async fn a_chat_follows_its_schedule() {
 async fn defaults_count_for_requests_without_a_schedule_and_a_record_tells_what_was_sent() {
     let directory = tempfile::tempdir().unwrap();
     let record = directory.path().join("record.jsonl");
-    let defaults =
-        r#"{"ttft_ms": 20, "itl_ms": 5, "role": "early", "faults": [{"kind": "error", "at": 3, "every": 2}]}"#;
+    let defaults = r#"{"ttft_ms": 20, "itl_ms": 5, "role": "early", "faults": [{"kind": "error", "at": 3, "every": 2}]}"#;
     let defaults = defaults.parse().unwrap();
     let openai = OpenAiConfig { defaults, record: Some(record.clone()), ..OpenAiConfig::default() };
     let server = serve(Config { openai, ..config() }).await;
@@ -198,7 +197,8 @@ async fn defaults_count_for_requests_without_a_schedule_and_a_record_tells_what_
     for body in [plain.clone(), plain.clone(), plain, chat(&json!({"tokens": 2, "itl_ms": 1}))] {
         streams.push(server.events("/v1/chat/completions", body).await);
     }
-    let failed = |events: &[String]| parsed(events).iter().any(|chunk| chunk["error"]["code"] == "server_error");
+    let failed =
+        |events: &[String]| parsed(events).iter().any(|chunk| chunk["error"]["code"] == "server_error");
     assert_eq!(streams.iter().map(|events| failed(events)).collect::<Vec<_>>(), [false, true, false, false]);
     let mut socket = server.socket().await;
     socket.send(json!({"max_output_tokens": 2})).await;
@@ -217,7 +217,8 @@ async fn defaults_count_for_requests_without_a_schedule_and_a_record_tells_what_
     assert_eq!(lines[3]["due_us"], json!([0, 1_000]));
     for line in &lines {
         assert!((began..host::monotonic_us()).contains(&line["arrived_us"].as_u64().unwrap()));
-        let times = |name: &str| line[name].as_array().unwrap().iter().map(|at| at.as_u64().unwrap()).collect();
+        let times =
+            |name: &str| line[name].as_array().unwrap().iter().map(|at| at.as_u64().unwrap()).collect();
         let (due, sent): (Vec<u64>, Vec<u64>) = (times("due_us"), times("sent_us"));
         assert!(due.iter().zip(&sent).all(|(due, sent)| sent >= due) && sent.is_sorted(), "{line}");
         assert!(line["ended_us"].as_u64() >= sent.last().copied());

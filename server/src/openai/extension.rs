@@ -140,7 +140,9 @@ impl FromStr for AnswerDefaults {
     /// Reads a JSON object with the fields of `streamstress`.
     fn from_str(text: &str) -> Result<Self, InvalidDefaults> {
         let fields = object(text.as_bytes()).map_err(|_| {
-            InvalidDefaults(r#"expected a JSON object, for example {"role": "early", "itl_ms": 20}"#.to_owned())
+            InvalidDefaults(
+                r#"expected a JSON object, for example {"role": "early", "itl_ms": 20}"#.to_owned(),
+            )
         })?;
         Extension::of(&fields).map(Self).map_err(|problem| InvalidDefaults(problem.to_string()))
     }

@@ -214,7 +214,12 @@ mod tests {
     }
 
     fn played(parts: Vec<Part>, ending: Option<Ending>) -> Played {
-        Played { tokens: parts.iter().filter(|part| part.step.is_some()).count() as u64, parts, due: None, ending }
+        Played {
+            tokens: parts.iter().filter(|part| part.step.is_some()).count() as u64,
+            parts,
+            due: None,
+            ending,
+        }
     }
 
     #[tokio::test]
