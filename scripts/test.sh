@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need (redis-server, haproxy, jq, valgrind, prometheus, chromium, linters) and checks everything: format, clippy, docs, dependencies between
-# crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, OpenAI's Python client against the simulator, the installer, alerts and dashboards, instructions of the hot paths, small scenarios, a small fault matrix,
+# crates, unused dependencies, spelling, workflows, Kubernetes manifests, all tests, OpenAI's Python client against the simulator, the load client against another project's simulator, the installer, alerts and dashboards, instructions of the hot paths, small scenarios, a small fault matrix,
 # the examples, and if a container engine is available smoke tests with Compose and Swarm. --quick leaves the last six out. Ends with the
 # duration of each step.
 set -euo pipefail
@@ -210,6 +210,7 @@ if command -v shellcheck >/dev/null; then step "shellcheck" && shellcheck -x scr
 step "doc tests" && run_tests cargo test --workspace --doc
 step "tests" && all_tests
 step "OpenAI's client against the simulator" && scripts/check_openai.sh
+step "the load client against another project's simulator" && scripts/check_llmsim.sh
 step "installer" && scripts/check_install.sh
 step "alerts and dashboards" && scripts/observability.sh
 step "instructions" && instructions

@@ -220,6 +220,18 @@ fn an_expired_key_is_renewed() {
     assert!(failure(&refused).contains("token_expired"), "{}", failure(&refused));
 }
 
+/// A server without delays, or a proxy that buffers, sends head, answer and end in one write.
+#[test]
+fn an_answer_that_arrives_in_one_read_is_whole() {
+    for (dialect, frames) in
+        [("openai-chat", chat(WORDS, false)), ("openai-responses", framed(&responses("resp_1", WORDS)))]
+    {
+        let at_once = Reply::Refuse(200, vec![("content-type", "text/event-stream")], frames.concat());
+        let summary = one(dialect, at_once);
+        check(&summary, &[("queries_ok", 1), ("tokens_received", WORDS)]);
+    }
+}
+
 #[test]
 fn a_server_that_closes_after_each_answer_costs_no_failure() {
     let server = OpenAi::start(|_| Reply::Closing(chat(WORDS, false)));

@@ -2,6 +2,7 @@
 
 use crate::{
     config::{Config, OpenAiConfig, StoreLimits},
+    openai::AnswerDefaults,
     plan::{DELAY_MS, Timing},
     text::ResponseText,
 };
@@ -17,6 +18,7 @@ use settings::{
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
@@ -118,6 +120,14 @@ pub struct Args {
     /// Age at which a WebSocket of /v1/responses is closed, in seconds.
     #[arg(long, env, default_value = "3600", value_parser = seconds(1..=TEN_YEARS))]
     max_websocket_age_seconds: Duration,
+    /// Schedule, form and faults of the answers below /v1 whose requests have no field `streamstress`: a JSON object with the fields that
+    /// docs/openai.md lists for it, for example {"role": "early", "faults": [{"kind": "error", "at": 30, "every": 20}]}.
+    #[arg(long, env, value_name = "JSON")]
+    openai_defaults: Option<AnswerDefaults>,
+    /// Write a line of JSON to this file for each streamed answer below /v1: when each token was due, and when it was sent. The
+    /// file is emptied at the start and holds at most 1 GiB.
+    #[arg(long, env = "SERVER_RECORD", value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 /// What works without Redis, for the end of the help.
@@ -226,6 +236,8 @@ impl Args {
                     age: args.stored_response_seconds,
                 },
                 max_socket_age: args.max_websocket_age_seconds,
+                defaults: args.openai_defaults.unwrap_or_default(),
+                record: args.record,
             },
             ..defaults
         };
@@ -400,6 +412,14 @@ mod tests {
         assert_eq!(given.max_socket_age, Duration::from_secs(1500));
         assert_eq!(given.api_key.as_ref().unwrap().reveal(), "sk-hunter2");
         assert!(!format!("{:?}", given.api_key).contains("hunter2"));
+        assert_eq!((given.record, given.defaults), (None, AnswerDefaults::default()));
+        let given = openai(&[r#"--openai-defaults={"role": "early"}"#, "--record=x.jsonl"]);
+        assert_eq!(given.defaults, r#"{"role": "early"}"#.parse().unwrap());
+        assert_eq!(given.record, Some("x.jsonl".into()));
+        check(
+            &[r#"--openai-defaults={"role": "late"}"#],
+            "for --openai-defaults: `role` must be one of with_first, early, none, not \"late\"",
+        );
         check(
             &["--models=a,,b"],
             "invalid list of models \"a,,b\" for --models: expected names separated by commas",

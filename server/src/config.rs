@@ -1,12 +1,13 @@
 //! The configuration of one server as typed values. Flags and environment are read in `args`.
 
 use crate::{
+    openai::AnswerDefaults,
     plan::Timing,
     text::{DEFAULT_TEXT, ResponseText},
 };
 use protocol::Secret;
 use settings::{distribution::Distribution, secret};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use telemetry::Url;
 
 /// The configuration of one server. [`Config::new`] has the defaults; change the fields that differ.
@@ -56,6 +57,10 @@ pub struct OpenAiConfig {
     pub store: StoreLimits,
     /// The age at which a WebSocket is closed.
     pub max_socket_age: Duration,
+    /// Schedule, form and faults of the answers whose requests do not name their own.
+    pub defaults: AnswerDefaults,
+    /// The file that records what each streamed answer sent and when. `None` for no record.
+    pub record: Option<PathBuf>,
 }
 
 /// Limits of the responses that are kept for later calls.
@@ -76,6 +81,8 @@ impl Default for OpenAiConfig {
             api_key: None,
             store: StoreLimits { number: 10_000, bytes: 64 << 20, age: Duration::from_secs(600) },
             max_socket_age: Duration::from_secs(3600),
+            defaults: AnswerDefaults::default(),
+            record: None,
         }
     }
 }

@@ -27,6 +27,7 @@ mod worker;
 
 pub use args::Args;
 pub use config::{Config, OpenAiConfig, StoreLimits};
+pub use openai::{AnswerDefaults, InvalidDefaults};
 pub use plan::{DELAY_MS, Ideal, Offsets, Plan, TOKENS, Timing};
 pub use serve::run;
 pub use settings::distribution::Distribution;

@@ -87,6 +87,8 @@ host::metrics! {
             "claims_stuck", "Claims of ended queries that the bus refused to release";
         pub(crate) tokens: Counter = "tokens", "Tokens enqueued";
         pub(crate) unheard: Counter = "unheard_events", "Acknowledged events that had no subscriber";
+        pub(crate) record_dropped: Counter =
+            "record_lines_dropped", "Lines of the record (--record) that could not be written";
         pub(crate) refused: Counter = "refused_events", "Streams ended because the bus refused an event";
         pub(crate) append_retries: Counter = "append_retries", "Appends that failed and were retried";
         pub(crate) outbox_full: Counter =

@@ -5,7 +5,7 @@ use crate::{
     config::Config,
     http,
     metrics::Metrics,
-    openai::{OpenAi, Shared},
+    openai::{OpenAi, Record, Shared},
     runs::Runs,
     worker::{COMMANDS, Worker},
 };
@@ -60,7 +60,9 @@ pub async fn run(
         .control()
         .map(|control| AbortOnDropHandle::new(tokio::spawn(runs.clone().handle_control(control))));
     let connections = TaskTracker::new();
-    let app = app(&runs, &shutdown, &stop, &connections);
+    let record = runs.config.openai.record.as_deref();
+    let record = record.map(|path| Record::create(path, runs.metrics.clone())).transpose()?;
+    let app = app(&runs, record.clone(), &shutdown, &stop, &connections);
     let push = push(&runs.config, &app)?;
     let router = app.router();
     let Config { max_connections, read_timeout, .. } = runs.config;
@@ -73,6 +75,9 @@ pub async fn run(
     drop(controlled);
     close.cancel();
     serving.await.context("the listener's task failed")?;
+    if let Some(record) = record {
+        record.sync().await;
+    }
     if let Some(push) = push {
         tokio::task::spawn_blocking(|| push.end()).await.context("the last export failed")?;
     }
@@ -113,6 +118,7 @@ fn push(config: &Config, app: &App) -> anyhow::Result<Option<Push>> {
 
 fn app(
     runs: &Arc<Runs>,
+    record: Option<Record>,
     shutdown: &CancellationToken,
     stop: &CancellationToken,
     connections: &TaskTracker,
@@ -124,6 +130,7 @@ fn app(
         permits: permits.clone(),
         bodies: bodies.clone(),
         metrics: runs.metrics.clone(),
+        record,
         anchor: runs.anchor,
         draining: shutdown.clone(),
         stop: stop.clone(),

@@ -182,6 +182,49 @@ async fn a_chat_follows_its_schedule() {
     server.end().await;
 }
 
+/// Foreign load tools cannot add a field to their requests: the server's settings decide, and its record is the truth to compare with.
+#[tokio::test]
+async fn defaults_count_for_requests_without_a_schedule_and_a_record_tells_what_was_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = directory.path().join("record.jsonl");
+    let defaults = r#"{"ttft_ms": 20, "itl_ms": 5, "role": "early", "faults": [{"kind": "error", "at": 3, "every": 2}]}"#;
+    let defaults = defaults.parse().unwrap();
+    let openai = OpenAiConfig { defaults, record: Some(record.clone()), ..OpenAiConfig::default() };
+    let server = serve(Config { openai, ..config() }).await;
+    let plain = json!({"model": "sim", "stream": true, "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]});
+    let began = host::monotonic_us();
+    let mut streams = Vec::new();
+    for body in [plain.clone(), plain.clone(), plain, chat(&json!({"tokens": 2, "itl_ms": 1}))] {
+        streams.push(server.events("/v1/chat/completions", body).await);
+    }
+    let failed =
+        |events: &[String]| parsed(events).iter().any(|chunk| chunk["error"]["code"] == "server_error");
+    assert_eq!(streams.iter().map(|events| failed(events)).collect::<Vec<_>>(), [false, true, false, false]);
+    let mut socket = server.socket().await;
+    socket.send(json!({"max_output_tokens": 2})).await;
+    socket.response().await;
+    server.end().await;
+
+    let lines = std::fs::read_to_string(record).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let texts = |name: &str| lines.iter().map(|line| line[name].as_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(texts("call"), ["chat", "chat", "chat", "chat", "responses-ws"]);
+    assert_eq!(texts("ending"), ["whole", "error", "whole", "whole", "whole"]);
+    assert_eq!(texts("outcome"), ["done", "injected", "done", "done", "done"]);
+    assert_eq!(lines[0]["due_us"], json!([20_000, 25_000, 30_000, 35_000]));
+    assert_eq!(lines[1]["due_us"], json!([20_000, 25_000]));
+    assert!(lines[0]["opened_us"].as_u64().unwrap() < 20_000, "the role was early");
+    assert_eq!(lines[3]["due_us"], json!([0, 1_000]));
+    for line in &lines {
+        assert!((began..host::monotonic_us()).contains(&line["arrived_us"].as_u64().unwrap()));
+        let times =
+            |name: &str| line[name].as_array().unwrap().iter().map(|at| at.as_u64().unwrap()).collect();
+        let (due, sent): (Vec<u64>, Vec<u64>) = (times("due_us"), times("sent_us"));
+        assert!(due.iter().zip(&sent).all(|(due, sent)| sent >= due) && sent.is_sorted(), "{line}");
+        assert!(line["ended_us"].as_u64() >= sent.last().copied());
+    }
+}
+
 #[tokio::test]
 async fn answers_that_are_not_streamed_are_whole() {
     let server = serve(config()).await;

@@ -47,6 +47,7 @@ pub enum Reply {
     Stream(Vec<String>, End),
     /// A stream of these frames, after which the server closes the connection.
     Closing(Vec<String>),
+    /// A response in one write, with this status, headers and body: a refusal, unless the status is 200.
     Refuse(u16, Vec<(&'static str, &'static str)>, String),
 }
 

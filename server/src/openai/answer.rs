@@ -183,7 +183,7 @@ pub(super) mod tests {
 
     /// Returns the answer `a b c a b …` of so many tokens, one every 10 ms from 5 ms on.
     pub(crate) fn answer(tokens: u64, extension: &Value) -> Answer {
-        let extension = Extension::read(json!({ KEY: extension }).as_object().unwrap()).unwrap();
+        let extension = Extension::read(json!({ KEY: extension }).as_object().unwrap()).unwrap().unwrap();
         let plan = Plan::draw(&timing("5", "10", &tokens.to_string()), 1, "q");
         Answer::new(Arc::new(ResponseText::new("a b c").unwrap()), plan, &extension, false)
     }

@@ -31,8 +31,11 @@ async fn answer(openai: &Arc<OpenAi>, body: Body, shape: Shape) -> Result<Respon
     let request = ChatRequest::parse(&openai.read(body).await?, shape)?;
     let active = openai.admit()?;
     let start = Instant::now();
-    let id = new_id(if shape == Shape::Chat { "chatcmpl-" } else { "cmpl-" });
-    let answer = openai.answer(&request.extension, request.limit, &id);
+    let (call, prefix) = if shape == Shape::Chat { ("chat", "chatcmpl-") } else { ("text", "cmpl-") };
+    let id = new_id(prefix);
+    let extension = openai.extension(request.extension.as_ref());
+    let answer = openai.answer(&extension, request.limit, &id);
+    let active = active.traced(openai.trace(call, &id, start).filter(|_| request.stream));
     let writer = Writer::new(Head {
         shape,
         id,
@@ -48,10 +51,9 @@ async fn answer(openai: &Arc<OpenAi>, body: Body, shape: Shape) -> Result<Respon
         let json = [(CONTENT_TYPE, "application/json")];
         return Ok((json, writer.whole(&answer.whole(), answer.tokens(), finish)).into_response());
     }
-    let extension = &request.extension;
     let manner = Manner { opening: extension.opening, marks: extension.marks, start_us: openai.us(start) };
     let composer = compose::Chat { writer, finish, finish_at: extension.finish_at };
-    let player = Player::new(Box::new(composer), answer, manner, extension.faults.clone());
+    let player = Player::new(Box::new(composer), answer, manner, extension.faults);
     let playback = Playback {
         player,
         start,

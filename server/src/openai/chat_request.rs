@@ -18,7 +18,8 @@ pub(super) struct ChatRequest {
     pub(super) prompt_tokens: u64,
     /// The limit of tokens.
     pub(super) limit: Option<u64>,
-    pub(super) extension: Extension,
+    /// `None` if the request has none: the server's defaults count.
+    pub(super) extension: Option<Extension>,
 }
 
 impl ChatRequest {

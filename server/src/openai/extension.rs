@@ -4,12 +4,13 @@ use crate::{
     error::ApiError,
     openai::{
         faults::Faults,
-        fields::{Fields, invalid},
+        fields::{Fields, invalid, object},
         problem::Problem,
     },
     request::{Query, shown},
 };
 use serde_json::{Map, Value};
+use std::str::FromStr;
 
 /// The name of the field.
 pub(super) const KEY: &str = "streamstress";
@@ -69,12 +70,16 @@ pub(super) struct Extension {
 }
 
 impl Extension {
-    /// Reads the field of a request. Unknown fields in it are refused, because a misspelled one would change nothing.
+    /// Reads the field of a request. Returns `None` if the request has no such field.
     ///
     /// # Errors
     /// The field, its value and what is expected.
-    pub(super) fn read(request: &Map<String, Value>) -> Result<Self, Problem> {
-        let Some(fields) = Fields(request).object(KEY)? else { return Ok(Self::default()) };
+    pub(super) fn read(request: &Map<String, Value>) -> Result<Option<Self>, Problem> {
+        Fields(request).object(KEY)?.map(Self::of).transpose()
+    }
+
+    /// Reads the fields of the object. Unknown ones are refused, because a misspelled one would change nothing.
+    fn of(fields: &Map<String, Value>) -> Result<Self, Problem> {
         if let Some(unknown) = fields.keys().find(|name| !KNOWN.contains(&name.as_str())) {
             let known = KNOWN.join(", ");
             return Err(wrong(format!("unknown field `{unknown}` in `{KEY}`: expected {known}")));
@@ -108,9 +113,38 @@ impl Extension {
         })
     }
 
+    /// Returns the extension for the answer with this number, from 1: faults that concern other answers are left out.
+    #[must_use]
+    pub(super) fn for_answer(&self, number: u64) -> Self {
+        Self { faults: self.faults.for_answer(number), ..self.clone() }
+    }
+
     /// Returns the number of tokens per event, at least 1.
     pub(super) const fn tokens_per_event(&self) -> u64 {
         self.extra_tokens_per_event + 1
+    }
+}
+
+/// The schedule, the form and the faults of the answers whose requests have no field `streamstress`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AnswerDefaults(pub(super) Extension);
+
+/// The defaults of the answers are wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidDefaults(String);
+
+impl FromStr for AnswerDefaults {
+    type Err = InvalidDefaults;
+
+    /// Reads a JSON object with the fields of `streamstress`.
+    fn from_str(text: &str) -> Result<Self, InvalidDefaults> {
+        let fields = object(text.as_bytes()).map_err(|_| {
+            InvalidDefaults(
+                r#"expected a JSON object, for example {"role": "early", "itl_ms": 20}"#.to_owned(),
+            )
+        })?;
+        Extension::of(&fields).map(Self).map_err(|problem| InvalidDefaults(problem.to_string()))
     }
 }
 
@@ -138,14 +172,14 @@ mod tests {
     use serde_json::json;
 
     fn read(extension: &Value) -> Result<Extension, Problem> {
-        Extension::read(json!({ KEY: extension }).as_object().unwrap())
+        Extension::read(json!({ KEY: extension }).as_object().unwrap()).map(Option::unwrap)
     }
 
     #[test]
     fn fields_are_read_and_defaults_kept() {
         let defaults = read(&json!({})).unwrap();
         assert_eq!(defaults, Extension::default());
-        assert_eq!(Extension::read(&Map::new()).unwrap(), defaults);
+        assert_eq!(Extension::read(&Map::new()).unwrap(), None);
         assert_eq!(defaults.tokens_per_event(), 1);
         let all = read(&json!({"query_id": "q", "seed": 7, "tokens": 5, "ttft_ms": 1, "itl_ms": 2.5, "marks": true, "text": "numbered",
             "tokens_per_event": 4, "role": "early", "finish": "separate", "faults": [{"kind": "cut", "at": 3}]}))
@@ -156,6 +190,19 @@ mod tests {
             (true, true, Opening::Early, FinishAt::Separate)
         );
         assert!(all.faults.has(3, Fault::Cut));
+    }
+
+    #[test]
+    fn defaults_are_an_object_with_the_same_fields() {
+        let faults = r#"{"role": "early", "faults": [{"kind": "error", "at": 3, "every": 20}]}"#;
+        let defaults: AnswerDefaults = faults.parse().unwrap();
+        assert_eq!(defaults.0.opening, Opening::Early);
+        let fails = |number| defaults.0.for_answer(number).faults.error();
+        assert_eq!((fails(19), fails(20), fails(21), fails(40)), (None, Some(3), None, Some(3)));
+        let error = |text: &str| text.parse::<AnswerDefaults>().unwrap_err().to_string();
+        assert!(error("early").starts_with("expected a JSON object, for example {"));
+        assert!(error("[]").starts_with("expected a JSON object"));
+        assert!(error(r#"{"rule": 1}"#).contains("unknown field `rule`"));
     }
 
     #[test]

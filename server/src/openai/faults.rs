@@ -37,12 +37,22 @@ pub(super) enum Fault {
     Stall(Duration),
 }
 
-/// The faults of one request, with the numbers of their events.
+/// A fault, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Placed {
+    /// The number of its event, from 1.
+    at: u64,
+    /// Only every so many answers of the server have it.
+    every: u64,
+    fault: Fault,
+}
+
+/// The faults of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Faults(Vec<(u64, Fault)>);
+pub(super) struct Faults(Vec<Placed>);
 
 impl Faults {
-    /// Reads a list of `{"kind": "drop", "at": 5}`. `delay` and `stall` have `ms`.
+    /// Reads a list of `{"kind": "drop", "at": 5}`. `delay` and `stall` have `ms`, and each may have `every`.
     ///
     /// # Errors
     /// The fault that is wrong, and what is expected.
@@ -66,7 +76,7 @@ impl Faults {
 
     /// Returns how long the schedule pauses in all before the event `last` is over.
     pub(super) fn stalls_until(&self, last: u64) -> Duration {
-        let before = self.0.iter().filter(|&&(at, _)| at <= last).map(|&(_, fault)| fault);
+        let before = self.0.iter().filter(|placed| placed.at <= last).map(|placed| placed.fault);
         before.map(|fault| if let Fault::Stall(pause) = fault { pause } else { Duration::ZERO }).sum()
     }
 
@@ -82,21 +92,26 @@ impl Faults {
 
     /// Returns the first event before which the answer fails.
     pub(super) fn error(&self) -> Option<u64> {
-        self.0.iter().filter(|(_, fault)| *fault == Fault::Error).map(|&(event, _)| event).min()
+        self.0.iter().filter(|placed| placed.fault == Fault::Error).map(|placed| placed.at).min()
     }
 
     /// Returns the faults without those of a connection, for a stream that is read again.
     pub(super) fn of_the_answer(&self) -> Self {
         let stays = |fault| matches!(fault, Fault::Error | Fault::Stall(_) | Fault::Split);
-        Self(self.0.iter().copied().filter(|&(_, fault)| stays(fault)).collect())
+        Self(self.0.iter().copied().filter(|placed| stays(placed.fault)).collect())
+    }
+
+    /// Returns the faults of the answer with this number, from 1.
+    pub(super) fn for_answer(&self, number: u64) -> Self {
+        Self(self.0.iter().copied().filter(|placed| number.is_multiple_of(placed.every)).collect())
     }
 
     fn of(&self, event: u64) -> impl Iterator<Item = Fault> + '_ {
-        self.0.iter().filter(move |&&(at, _)| at == event).map(|&(_, fault)| fault)
+        self.0.iter().filter(move |placed| placed.at == event).map(|placed| placed.fault)
     }
 }
 
-fn one(value: &Value) -> Result<(u64, Fault), Problem> {
+fn one(value: &Value) -> Result<Placed, Problem> {
     let fields = value.as_object().map(Fields).ok_or_else(|| {
         wrong(format!(
             "a fault must be an object such as {{\"kind\": \"drop\", \"at\": 5}}, not {}",
@@ -105,6 +120,7 @@ fn one(value: &Value) -> Result<(u64, Fault), Problem> {
     })?;
     let at =
         fields.tokens("at")?.ok_or_else(|| wrong("`at` is missing in a fault: name an event, from 1"))?;
+    let every = fields.tokens("every")?.unwrap_or(1);
     let kind = fields.string("kind")?.unwrap_or_default();
     let pause = || {
         let ms = fields.number("ms")?.filter(|ms| DELAY_MS.contains(ms)).ok_or_else(|| {
@@ -133,7 +149,7 @@ fn one(value: &Value) -> Result<(u64, Fault), Problem> {
             )));
         }
     };
-    Ok((at, fault))
+    Ok(Placed { at, every, fault })
 }
 
 fn wrong(message: impl Into<String>) -> Problem {
@@ -163,6 +179,15 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_can_concern_some_answers_only() {
+        let faults = json!([{"kind": "cut", "at": 2, "every": 3}, {"kind": "error", "at": 5}]);
+        let faults = Faults::read(Some(&faults)).unwrap();
+        let cut: Vec<_> = (1..=6).filter(|&number| faults.for_answer(number).has(2, Fault::Cut)).collect();
+        assert_eq!(cut, [3, 6]);
+        assert!((1..=6).all(|number| faults.for_answer(number).error() == Some(5)));
+    }
+
+    #[test]
     fn a_wrong_fault_is_named() {
         let check = |faults: Value, expected: &str| {
             let error = Faults::read(Some(&faults)).unwrap_err().to_string();
@@ -173,6 +198,10 @@ mod tests {
         check(json!([5]), "a fault must be an object");
         check(json!([{"kind": "drop"}]), "`at` is missing");
         check(json!([{"kind": "drop", "at": 0}]), "`at` must be a whole number from 1");
+        check(
+            json!([{"kind": "drop", "at": 1, "every": 0}]),
+            "`every` must be a whole number from 1 to 1000000, not 0",
+        );
         check(json!([{"kind": "lose", "at": 1}]), "unknown fault \"lose\": expected drop,");
         check(
             json!([{"kind": "stall", "at": 1}]),

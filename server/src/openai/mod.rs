@@ -16,6 +16,7 @@ mod models;
 mod playback;
 mod player;
 mod problem;
+mod record;
 mod responses;
 mod responses_request;
 mod socket;
@@ -29,7 +30,9 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
+pub use extension::{AnswerDefaults, InvalidDefaults};
 pub(crate) use problem::Problem;
+pub(crate) use record::Record;
 pub(crate) use state::{OpenAi, Shared};
 use std::sync::Arc;
 

@@ -140,6 +140,9 @@ impl Sending {
                 return;
             }
             let played = self.playback.player.play(self.anchor.us(now.into_std()));
+            if let Some(active) = &mut self.playback.active {
+                active.note(&played, now - self.playback.start);
+            }
             if self.counts_tokens {
                 self.metrics.tokens.inc_by(played.tokens);
             }

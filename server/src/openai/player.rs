@@ -17,6 +17,8 @@ pub(super) struct Part {
     pub(super) frame: Frame,
     /// Its first character of several bytes is sent in two pieces.
     pub(super) is_split: bool,
+    /// The token event that it is. `None` for all other frames.
+    pub(super) step: Option<Step>,
 }
 
 /// How a stream ended.
@@ -178,13 +180,13 @@ impl Player {
         let content = self.answer.content(step);
         let is_last = step.before + step.tokens == self.answer.tokens();
         let frame = self.composer.token(&content, step.tokens, is_last, marks);
-        vec![Part { frame, is_split: self.faults.splits(step.event) }]
+        vec![Part { frame, is_split: self.faults.splits(step.event), step: Some(*step) }]
     }
 }
 
 impl Part {
     const fn whole(frame: Frame) -> Self {
-        Self { frame, is_split: false }
+        Self { frame, is_split: false, step: None }
     }
 }
 

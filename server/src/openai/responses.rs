@@ -49,6 +49,7 @@ pub(super) async fn create(State(openai): Shared, body: Body) -> Result<Response
         };
     }
     if request.stream {
+        let active = active.traced(openai.trace("responses", &turn.head.id, turn.start));
         return play(&openai, &turn, &kept, Some(active));
     }
     wait(&openai, &kept, active).await?;

@@ -24,7 +24,8 @@ pub(super) struct ResponsesRequest {
     pub(super) metadata: Map<String, Value>,
     pub(super) temperature: f64,
     pub(super) top_p: f64,
-    pub(super) extension: Extension,
+    /// `None` if the request has none: the server's defaults count.
+    pub(super) extension: Option<Extension>,
 }
 
 /// A message of a WebSocket: the lane that it names, and what it asks for.

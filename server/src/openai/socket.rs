@@ -169,6 +169,7 @@ impl Socket {
             Err(problem) => return Ok(Err(problem)),
         };
         if let Some(player) = turn.player(Wire::Socket) {
+            let active = active.traced(self.openai.trace("responses-ws", &turn.head.id, turn.start));
             self.running.push(Running { lane, player, start: turn.start, active, kept });
             return Ok(Ok(()));
         }
@@ -210,6 +211,7 @@ impl Socket {
             }
             let played = running.player.play(self.openai.us(now));
             self.openai.metrics.tokens.inc_by(played.tokens);
+            running.active.note(&played, now - running.start);
             observe_lateness(&self.openai.metrics, &played, now - running.start);
             for part in played.parts {
                 self.feed_part(part).await?;

@@ -9,6 +9,7 @@ use crate::{
         answer::{Answer, End},
         extension::Extension,
         problem::Problem,
+        record::{Record, Trace},
         store::Store,
     },
     plan::{Plan, Timing},
@@ -18,7 +19,13 @@ use axum::body::{Body, Bytes};
 use guard::Budget;
 use host::ClockAnchor;
 use settings::{distribution::Distribution, secret::Secret};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep_until},
@@ -42,6 +49,11 @@ pub(crate) struct OpenAi {
     pub(super) anchor: ClockAnchor,
     pub(super) boot_id: Option<String>,
     pub(super) store: Store,
+    /// Counts for the requests that have no extension.
+    defaults: Extension,
+    /// The number of answers so far.
+    answers: AtomicU64,
+    record: Option<Record>,
     /// Cancelled when the server accepts no new work.
     pub(super) draining: CancellationToken,
     /// Cancelled when running streams must end.
@@ -55,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) bodies: Arc<Budget>,
     pub(crate) metrics: Metrics,
+    pub(crate) record: Option<Record>,
     pub(crate) anchor: ClockAnchor,
     pub(crate) draining: CancellationToken,
     pub(crate) stop: CancellationToken,
@@ -75,6 +88,9 @@ impl OpenAi {
             api_key: config.openai.api_key.clone(),
             max_socket_age: config.openai.max_socket_age,
             store: Store::new(config.openai.store),
+            defaults: config.openai.defaults.0.clone(),
+            answers: AtomicU64::new(0),
+            record: shared.record,
             metrics: shared.metrics,
             anchor: shared.anchor,
             boot_id: host::boot_id(),
@@ -104,6 +120,17 @@ impl OpenAi {
         }
         let place = self.permits.clone().try_acquire_owned().map_err(|_| Problem::Full(self.max_streams))?;
         Ok(Active::start(self.metrics.clone(), place))
+    }
+
+    /// Returns the extension of the next answer: the request's, or else the server's defaults.
+    pub(super) fn extension(&self, requested: Option<&Extension>) -> Extension {
+        let number = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        requested.unwrap_or(&self.defaults).for_answer(number)
+    }
+
+    /// Starts the record of a streamed answer, if the server keeps one.
+    pub(super) fn trace(&self, call: &'static str, id: &str, start: Instant) -> Option<Trace> {
+        self.record.as_ref().map(|record| record.begin(call, id, self.us(start)))
     }
 
     /// Draws the answer of a request. `limit` is its limit of tokens, and `id` the id of the answer, which decides the schedule unless the

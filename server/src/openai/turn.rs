@@ -37,7 +37,8 @@ impl Turn {
         lane: Option<String>,
     ) -> Self {
         let id = new_id("resp_");
-        let answer = request.generate.then(|| openai.answer(&request.extension, request.limit, &id));
+        let extension = openai.extension(request.extension.as_ref());
+        let answer = request.generate.then(|| openai.answer(&extension, request.limit, &id));
         let start = Instant::now();
         let head = Head {
             id,
@@ -57,11 +58,11 @@ impl Turn {
         };
         let manner = Manner {
             // A response cannot have a token without the message around it.
-            opening: match request.extension.opening {
+            opening: match extension.opening {
                 Opening::Never => Opening::WithFirst,
                 opening => opening,
             },
-            marks: request.extension.marks,
+            marks: extension.marks,
             start_us: openai.us(start),
         };
         Self { head, answer, start, manner }

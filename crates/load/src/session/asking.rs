@@ -143,8 +143,7 @@ impl Session {
     /// Handles what the last read brought besides events: acceptance, refusal, the end of the response.
     fn answered(&mut self, deadline: &mut Deadline) {
         let Some(turn) = self.turn.as_deref_mut() else { return };
-        let progress = self.queries.progress();
-        let is_running = progress == Progress::Running;
+        let is_running = self.queries.progress() == Progress::Running;
         let is_accepted = matches!(turn.step, Step::Accepted);
         let (ideal, is_too_old) = (turn.ideal, turn.is_too_old);
         // Over a WebSocket, no response ends behind an answer.
@@ -155,6 +154,9 @@ impl Session {
         if is_accepted && self.queries.response().is_none() && is_running {
             self.accepted(ideal, deadline);
         }
+        // A whole answer may arrive in the read that accepts the question: the query is finished from then on, not before.
+        let progress = self.queries.progress();
+        let is_running = progress == Progress::Running;
         if boot_id.is_some() {
             self.compare_clocks(boot_id.as_deref());
         }
