@@ -7,7 +7,7 @@ use std::{
     fs::{self, DirBuilder},
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::{
-        fs::{DirBuilderExt, MetadataExt},
+        fs::DirBuilderExt,
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -102,7 +102,7 @@ fn write(mut connection: &UnixStream, message: &impl serde::Serialize) -> io::Re
 /// Returns the sockets of the user's runs on this machine. Removes those of processes that were killed.
 pub(super) fn sockets() -> io::Result<Vec<PathBuf>> {
     let directory = directory();
-    match is_own(&directory) {
+    match host::is_private(&directory) {
         Ok(true) => {}
         Ok(false) => return Err(io::Error::other(not_own(&directory))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -159,15 +159,8 @@ fn own_directory() -> anyhow::Result<PathBuf> {
         .mode(0o700)
         .create(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    ensure!(is_own(&directory)?, "{}", not_own(&directory));
+    ensure!(host::is_private(&directory)?, "{}", not_own(&directory));
     Ok(directory)
-}
-
-/// Returns whether a directory belongs to this user and only this user may enter it.
-fn is_own(directory: &Path) -> io::Result<bool> {
-    let metadata = fs::symlink_metadata(directory)?;
-    let is_of_user = metadata.uid() == nix::unistd::getuid().as_raw();
-    Ok(metadata.is_dir() && is_of_user && metadata.mode() & 0o077 == 0)
 }
 
 fn not_own(directory: &Path) -> String {

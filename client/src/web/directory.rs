@@ -8,7 +8,6 @@ use super::journal::Journal;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::getuid,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -17,10 +16,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{MetadataExt, PermissionsExt},
-        },
+        unix::{ffi::OsStrExt, fs::PermissionsExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -102,9 +98,7 @@ pub(super) fn find(results: &Path) -> io::Result<Vec<Found>> {
 /// Returns whether a path is a directory of a run that this user made, and which only this user can enter.
 fn is_own(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_bytes().starts_with(PREFIX.as_bytes()))
-        && fs::symlink_metadata(path).is_ok_and(|metadata| {
-            metadata.is_dir() && metadata.uid() == getuid().as_raw() && metadata.mode() & 0o077 == 0
-        })
+        && host::is_private(path).unwrap_or(false)
 }
 
 fn identity(directory: &Path) -> Option<Identity> {
@@ -235,7 +229,10 @@ impl RunDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Child, Command};
+    use std::{
+        os::unix::fs::MetadataExt,
+        process::{Child, Command},
+    };
 
     /// Starts a process that has the pipe of a run among its arguments.
     fn sleeper(pipe: &Path) -> Child {

@@ -5,6 +5,7 @@
 compile_error!("Streamstress runs on Linux only: build it there, or in a Linux container or virtual machine");
 
 mod clock;
+mod directory;
 mod histogram;
 mod http;
 mod log;
@@ -15,6 +16,7 @@ mod process;
 mod stop;
 
 pub use clock::{ClockAnchor, boot_id, monotonic_us, unix_time};
+pub use directory::is_private;
 pub use histogram::{Buckets, Delays, Durations, Histogram};
 pub use http::{HttpResponse, REQUEST_TIMEOUT, check_ready, exchange, http_get};
 pub use log::log_to_stderr;
