@@ -143,7 +143,6 @@ impl Session {
     /// Handles what the last read brought besides events: acceptance, refusal, the end of the response.
     fn answered(&mut self, deadline: &mut Deadline) {
         let Some(turn) = self.turn.as_deref_mut() else { return };
-        let is_running = self.queries.progress() == Progress::Running;
         let is_accepted = matches!(turn.step, Step::Accepted);
         let (ideal, is_too_old) = (turn.ideal, turn.is_too_old);
         // Over a WebSocket, no response ends behind an answer.
@@ -151,7 +150,8 @@ impl Session {
             turn.body_end.is_some() || turn.dialect.has_turns() && turn.answer.missing_end().is_none();
         let boot_id = turn.boot_id.take();
         let (refusal, body_end) = (turn.refusal.take(), turn.body_end);
-        if is_accepted && self.queries.response().is_none() && is_running {
+        let is_new = self.queries.response().is_none() && self.queries.progress() == Progress::Running;
+        if is_accepted && is_new {
             self.accepted(ideal, deadline);
         }
         // A whole answer may arrive in the read that accepts the question: the query is finished from then on, not before.
