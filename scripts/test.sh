@@ -191,8 +191,6 @@ swarm_smoke() {
     fi
 }
 
-# Nothing is built a second time on a machine that is thrown away, and the compiler's notes for that take gigabytes.
-if [[ -n ${CI:-} ]]; then export CARGO_INCREMENTAL=0; fi
 install_missing
 install_linters
 trap finish EXIT
