@@ -23,7 +23,7 @@ use report::{
     output::{Finished, run_id},
 };
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel},
@@ -79,20 +79,11 @@ pub(crate) fn play(
     }
     let redis = connect(control)?;
     let run = super::run_of(config, control.generators);
-    let claimed = match redis.claim(&run, &host_name(), control.shard) {
-        Ok(claimed) => claimed,
-        // An engine starts a task again with the same name of the run. Without a name, this is a new run with an old one's plan.
-        Err(error @ (ClaimError::Finished { .. } | ClaimError::AlreadyStarted { .. }))
-            if control.run_id.is_some() =>
-        {
-            return Ok(Played::TooLate(error.to_string()));
-        }
-        Err(error @ (ClaimError::Finished { .. } | ClaimError::AlreadyStarted { .. })) => {
-            return Err(refused(&format!("{error} (--run-id NAME)")));
-        }
-        Err(error) => return Err(refused(&error.to_string())),
-    };
-    let Claimed { shard, generator, commands, leadership } = claimed;
+    let Claimed { shard, generator, commands, leadership } =
+        match redis.claim(&run, &host_name(), control.shard) {
+            Ok(claimed) => claimed,
+            Err(error) => return not_claimed(&error, control),
+        };
     let link: Link = Arc::from(generator);
     let dir = &config.output.dir;
     std::fs::create_dir_all(dir)
@@ -136,22 +127,46 @@ pub(crate) fn play(
             }
         };
         drop(link);
-        match (outcome, delivery) {
-            // The thread that leads is interrupted if the generator cannot play, and the other way round.
-            (Err(RunError::Interrupted), Err(error))
-            | (Err(error), _)
-            | (Ok(Outcome::Verdict(_)), Err(error)) => Err(error),
-            (Ok(Outcome::Led(finished)), Ok(_)) => Ok(Played::Led(finished)),
-            // The run's result counts, and says that this generator is lost.
-            (Ok(Outcome::Led(finished)), Err(error)) => {
-                messages::print_stderr(&format!("generator {}: {error}", shard + 1));
-                Ok(Played::Led(finished))
-            }
-            (Ok(Outcome::Verdict(conclusion)), Ok(_)) => {
-                Ok(Played::Followed { conclusion, base: member.base.clone() })
-            }
-        }
+        played(outcome, delivery, shard, &member.base)
     })
+}
+
+/// Joins what became of the run with what became of this generator's shard.
+fn played(
+    outcome: Result<Outcome, RunError>,
+    delivery: Result<Delivery, RunError>,
+    shard: u32,
+    base: &Path,
+) -> Result<Played, RunError> {
+    match (outcome, delivery) {
+        // The thread that leads is interrupted if the generator cannot play, and the other way round.
+        (Err(RunError::Interrupted), Err(error))
+        | (Err(error), _)
+        | (Ok(Outcome::Verdict(_)), Err(error)) => Err(error),
+        (Ok(Outcome::Led(finished)), Ok(_)) => Ok(Played::Led(finished)),
+        // The run's result counts, and says that this generator is lost.
+        (Ok(Outcome::Led(finished)), Err(error)) => {
+            messages::print_stderr(&format!("generator {}: {error}", shard + 1));
+            Ok(Played::Led(finished))
+        }
+        (Ok(Outcome::Verdict(conclusion)), Ok(_)) => {
+            Ok(Played::Followed { conclusion, base: base.to_owned() })
+        }
+    }
+}
+
+/// Returns how a generator ends that got no shard.
+fn not_claimed(error: &ClaimError, control: &Control) -> Result<Played, RunError> {
+    match error {
+        // An engine starts a task again with the same name of the run. Without a name, this is a new run with an old one's plan.
+        ClaimError::Finished { .. } | ClaimError::AlreadyStarted { .. } if control.run_id.is_some() => {
+            Ok(Played::TooLate(error.to_string()))
+        }
+        ClaimError::Finished { .. } | ClaimError::AlreadyStarted { .. } => {
+            Err(refused(&format!("{error} (--run-id NAME)")))
+        }
+        _ => Err(refused(&error.to_string())),
+    }
 }
 
 /// How the run ended for this process.

@@ -14,8 +14,11 @@ use report::{messages, output::Finished};
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    sync::{Arc, mpsc::RecvTimeoutError},
-    time::Duration,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
 };
 
 /// Interval at which faults and stops are looked for.
@@ -42,47 +45,14 @@ pub(super) fn lead(
     let counters: Vec<Arc<LiveCounters>> = (0..count).map(|_| Arc::default()).collect();
     let mut sent = Instructions::new(&*leader, Arc::clone(lead.faults()), lead.stop());
     sent.send(&Instruction::StatedNames(lead.faults().stated_names()));
-    // Headers of the generators, and losses.
-    let mut before = Vec::new();
-    let epoch = loop {
-        match events.recv_timeout(POLL) {
-            Ok(Event::Started { at }) => break at,
-            Ok(Event::Replaced { .. }) => {
-                lead.discard();
-                return Ok(None);
-            }
-            Ok(
-                event @ (Event::Part { .. }
-                | Event::Dropped { .. }
-                | Event::Finished { .. }
-                | Event::Lost { .. }),
-            ) => {
-                before.push(event);
-                continue;
-            }
-            // A new leader first receives what happened before: the start may be among it.
-            Ok(_) => continue,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                lead.discard();
-                return Err(anyhow!("all generators ended before the start: see their messages above").into());
-            }
-        }
-        let interrupted = lead.stop().starting.is_cancelled().then_some(RunError::Interrupted);
-        if let Some(error) = interrupted.or_else(&mut *obstacle) {
-            let _ = leader.command(Command::Abort("the run cannot start".into()));
+    let Start { at, before } = match wait_for_start(&events, &*leader, lead.stop(), obstacle) {
+        Ok(Some(start)) => start,
+        not_started => {
             lead.discard();
-            return Err(error);
+            return not_started.map(|_| None);
         }
     };
-    let broadcast: Broadcast = {
-        let leader = Arc::clone(&leader);
-        Box::new(move |amendment| {
-            let instruction = Command::Custom(encode(&Instruction::Amend(amendment)));
-            leader.command(instruction).map_err(|error| error.to_string())
-        })
-    };
-    let led = lead.begin(epoch, counters.clone(), Some(broadcast))?;
+    let led = lead.begin(at, counters.clone(), Some(amendments(&leader)))?;
     let mut run = Run {
         led,
         counters,
@@ -109,7 +79,66 @@ pub(super) fn lead(
     }
     let Run { led, generators, .. } = run;
     let rows = rows(&generators);
-    let finished = led.finish(generators, &rows)?;
+    conclude(&*leader, led.finish(generators, &rows)?)
+}
+
+/// The start of the run.
+struct Start {
+    at: Instant,
+    /// What happened before: headers of the generators, and losses.
+    before: Vec<Event>,
+}
+
+/// Waits until all generators have started. `None` if another process leads the run.
+///
+/// # Errors
+/// The run was interrupted, `obstacle` returned a reason, or all generators have ended.
+fn wait_for_start(
+    events: &Receiver<Event>,
+    leader: &dyn Leader,
+    stop: &Stop,
+    obstacle: &mut dyn FnMut() -> Option<RunError>,
+) -> Result<Option<Start>, RunError> {
+    let mut before = Vec::new();
+    loop {
+        match events.recv_timeout(POLL) {
+            Ok(Event::Started { at }) => return Ok(Some(Start { at, before })),
+            Ok(Event::Replaced { .. }) => return Ok(None),
+            Ok(
+                event @ (Event::Part { .. }
+                | Event::Dropped { .. }
+                | Event::Finished { .. }
+                | Event::Lost { .. }),
+            ) => {
+                before.push(event);
+                continue;
+            }
+            // A new leader first receives what happened before: the start may be among it.
+            Ok(_) => continue,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(anyhow!("all generators ended before the start: see their messages above").into());
+            }
+        }
+        let interrupted = stop.starting.is_cancelled().then_some(RunError::Interrupted);
+        if let Some(error) = interrupted.or_else(&mut *obstacle) {
+            let _ = leader.command(Command::Abort("the run cannot start".into()));
+            return Err(error);
+        }
+    }
+}
+
+/// Returns what tells all generators of an amendment.
+fn amendments(leader: &Arc<dyn Leader>) -> Broadcast {
+    let leader = Arc::clone(leader);
+    Box::new(move |amendment| {
+        let instruction = Command::Custom(encode(&Instruction::Amend(amendment)));
+        leader.command(instruction).map_err(|error| error.to_string())
+    })
+}
+
+/// Stores the verdict for the other generators. `None` if another process leads the run.
+fn conclude(leader: &dyn Leader, finished: Finished) -> Result<Option<Finished>, RunError> {
     let verdict = format!("{}: {}", finished.headline(), finished.judgement().reason);
     let conclusion = Conclusion { exit_code: finished.exit_code(), verdict };
     match leader.conclude(encode(&conclusion), CONCLUSION) {
