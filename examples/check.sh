@@ -94,6 +94,16 @@ jq -e '.verdict == "FAIL" and .tokens_lost > 0' "$work"/results/naive_*_summary.
     die "the naive gateway: the verdict is not FAIL, or no token was lost"
 expect 0 "the minimal gateway passes while clients lose their connections" \
     load --api-url "$api" --wsproxy-url "$minimal" --clients 50 --queries 4 --cut-rate 0.3 --query-timeout 10 --name minimal
+start targets "$python" examples/targets/server.py --port 0
+start cutting "$python" examples/targets/server.py --port 0 --cut-after 5
+for kind in websocket sse json_lines; do
+    expect 0 "$kind.toml describes the server" \
+        load target check "examples/targets/$kind.toml" --api-url "http://127.0.0.1:$(port_of targets)"
+done
+for kind in websocket sse; do
+    expect 0 "a run with $kind.toml resumes answers whose connection breaks" \
+        load --target "examples/targets/$kind.toml" --api-url "http://127.0.0.1:$(port_of cutting)" --clients 20 --queries 2 --name "$kind"
+done
 expect 1 "the CI gate rejects the naive gateway" examples/ci_gate.sh "$api" "$naive"
 expect 0 "the CI gate accepts the minimal gateway" examples/ci_gate.sh "$api" "$minimal"
 expect 0 "the client resumes" "$python" examples/resuming_client.py --api "$api" --ws "$minimal" --cut-after 5

@@ -142,8 +142,7 @@ pub(crate) fn with_origin(error: &str, origins: &Origins) -> String {
 }
 
 const EXAMPLES: &str = "\
-Every run option can be set by a variable, for example STREAMSTRESS_CLIENTS=500.
-To test the built-in stack: streamstress --embedded --clients 500";
+Run options have variables (STREAMSTRESS_CLIENTS=500). To try it: streamstress --embedded -c 500";
 
 const ENVIRONMENT: &str = "\
 Durations are written as 250ms, 30s or 1h30m; a bare number is seconds unless stated otherwise.
@@ -210,6 +209,8 @@ pub enum Command {
     /// A change of the load begins two to three seconds later and stays until the end of the run. A fault is injected at once. The results
     /// list both. Exit codes: 0 changed, 104 refused, 1 no answer, so that the results tell whether it was changed.
     Amend(AmendArgs),
+    /// Check and show target files, which describe a backend for `run --target`
+    Target(TargetArgs),
     /// Show, start, change and compare runs in a browser
     ///
     /// Prints the address of the page, with its access token. A run that the page starts goes on if the page ends.
@@ -235,6 +236,73 @@ pub struct Passed {
     /// Arguments of the command; see its `--help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub arguments: Vec<OsString>,
+}
+
+/// The options of `streamstress target`.
+#[derive(Clone, Debug, Args)]
+pub struct TargetArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: TargetCommand,
+}
+
+/// What `streamstress target` does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TargetCommand {
+    /// Ask one question and print each message with its meaning
+    ///
+    /// Explains what does not match, and what to change in the file. Exit codes: 0 the file fits the backend, 99 it does not, 104 the file
+    /// is invalid or the backend cannot be reached.
+    Check(Box<TargetCheckArgs>),
+    /// List the built-in files
+    List,
+    /// Print a built-in file, to change a copy of it
+    Show {
+        /// Name of the file
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// The options of `streamstress target check`.
+#[derive(Clone, Debug, Args)]
+pub struct TargetCheckArgs {
+    /// Target file: a path, or the name of a built-in file
+    #[arg(value_name = "FILE|NAME")]
+    pub target: String,
+    /// Base URL of HTTP calls, instead of `api_url` in the file
+    #[arg(long, value_name = "URL")]
+    pub api_url: Option<String>,
+    /// Base URL of the WebSocket, instead of `ws_url` in the file
+    #[arg(long, value_name = "URL")]
+    pub wsproxy_url: Option<String>,
+    /// Value of {{api_key}}
+    #[arg(long, env = "STREAMSTRESS_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Shell command that prints that value
+    #[arg(long, env = "STREAMSTRESS_TOKEN_COMMAND", hide_env_values = true, value_name = "COMMAND")]
+    pub token_command: Option<String>,
+    /// Value of {{prompt}}
+    #[arg(long, default_value = "Hello", value_name = "TEXT")]
+    pub prompt: String,
+    /// Value of {{model}}
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Value of {{max_tokens}}
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<i64>,
+    /// Time for the whole check
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    pub timeout: String,
+    /// Header of every call and upgrade, as `Name: value` (repeatable)
+    #[arg(long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// Certificates (PEM) to trust for https and wss, in addition to the public ones
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Confirm that you may load-test this host (repeatable)
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub i_am_allowed_to_load_test: Vec<String>,
 }
 
 /// How `streamstress inspect` prints a query.

@@ -23,4 +23,5 @@ mod sizing;
 mod stack_faults;
 mod stack_members;
 mod sweep;
+mod target_files;
 mod web;

@@ -128,7 +128,8 @@ pub fn descriptors(config: &Config) -> u64 {
 /// Returns the largest number of HTTP connections. Each address of the API has its own, because idle ones stay open.
 fn http_connections(config: &Config) -> u64 {
     let target = &config.plan.target;
-    if target.foreign.is_some() {
+    let has_calls = |foreign: &plan::Foreign| foreign.dialect.file().is_some_and(|file| file.has_calls());
+    if target.foreign.as_ref().is_some_and(|foreign| !has_calls(foreign)) {
         // Every call goes over the session's own connection.
         return 0;
     }
@@ -203,10 +204,16 @@ fn is_loopback(host: &str) -> bool {
 /// Lists each address of the API that does not answer, and the first one of the gateway.
 pub async fn network(config: &Config, tls: &rustls::ClientConfig) -> Result<Arc<Connector>, ConfigErrors> {
     let target = &config.plan.target;
-    if target.foreign.is_some() {
+    if let Some(foreign) = &target.foreign {
         // Such a server may charge for calls, and need not have a page that tells whether it is ready.
-        let connector =
-            ws_answers(config, tls).await.map_err(|refusal| ConfigErrors(messages_of(vec![refusal])))?;
+        let connector = ws_answers(config, tls).await.map_err(|refusal| {
+            ConfigErrors(match refusal {
+                Refusal::NoAnswer { url, why } if !foreign.is_simulator => {
+                    vec![format!("nothing answers at {url} ({why}): start the server, or check its URL")]
+                }
+                refusal => messages_of(vec![refusal]),
+            })
+        })?;
         connector.credentials().prepare().await.map_err(|error| ConfigErrors(vec![error]))?;
         return Ok(connector);
     }

@@ -14,6 +14,7 @@ use crate::{
     scenario, signals,
     sizing::{self, Destination as GuideDestination},
     sweep::{self, Swept},
+    target_files,
     web::{self, OwnPage},
 };
 use clap::{ArgMatches, FromArgMatches};
@@ -69,6 +70,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Sizing(args)) => size(&args),
         Some(Command::Amend(args)) => changed(amend::command::amend(&args)),
         Some(Command::Web(args)) => serve_page(&args),
+        Some(Command::Target(args)) => target_files::command(args.command),
         Some(Command::Sweep(args)) => {
             let matches = matches.subcommand_matches("sweep").unwrap_or(&matches);
             play_sweep(&args, matches, &arguments, started_at)

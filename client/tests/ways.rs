@@ -313,7 +313,7 @@ fn tls() -> rustls::ClientConfig {
 async fn open(urls: [&str; 2]) -> (bool, Vec<u64>) {
     let connector = Connector::resolve(&target(&[], &urls), Arc::new(tls())).await.unwrap();
     let (session, token) = (SessionId::new(uuid::Uuid::new_v4()), Secret::new("x"));
-    let opening = connector.open(session, &token, None, 0, DialOptions::default());
+    let opening = connector.open(session, &token, None, 0, DialOptions::default(), None);
     let has_ended = timeout(Duration::from_secs(8), opening).await.is_ok();
     (has_ended, connector.endpoints().iter().map(|endpoint| endpoint.history().connected).collect())
 }

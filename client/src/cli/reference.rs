@@ -26,13 +26,17 @@ fn reference() -> String {
     let mut text = INTRODUCTION.to_owned();
     text.push_str("\n## Commands\n");
     commands(&mut text, &command);
-    for command in subcommands(&command).filter(|command| command.get_arguments().any(is_documented)) {
+    for command in subcommands(&command)
+        .filter(|command| command.get_arguments().any(is_documented) || subcommands(command).next().is_some())
+    {
         let _ = write!(text, "\n## `streamstress {}`\n", command.get_name());
         if command.get_name() == "run" {
             run_options(&mut text, command);
             continue;
         }
-        options(&mut text, command.get_arguments().filter(|arg| is_documented(arg)));
+        if command.get_arguments().any(is_documented) {
+            options(&mut text, command.get_arguments().filter(|arg| is_documented(arg)));
+        }
         if subcommands(command).next().is_none() {
             continue;
         }

@@ -244,6 +244,9 @@ pub struct RunArgs {
     /// (Responses over server-sent events) or openai-responses-ws (Responses over a WebSocket) [default: streamstress]
     #[arg(long, value_name = "NAME", help_heading = DIALECT)]
     pub dialect: Option<String>,
+    /// Target file that describes the backend, instead of --dialect: a path, or the name of a built-in file (see `streamstress target`)
+    #[arg(long, value_name = "FILE|NAME", help_heading = DIALECT)]
+    pub target: Option<String>,
     /// Model to ask [default: none is named; sim with --simulator]
     #[arg(long, value_name = "NAME", help_heading = DIALECT)]
     pub model: Option<String>,

@@ -111,6 +111,8 @@ fn target(target: &Target) -> serde_json::Value {
     let foreign = target.foreign.as_ref();
     serde_json::json!({
         "dialect": foreign.map_or("streamstress", |foreign| foreign.dialect.name()),
+        "target": foreign.and_then(|foreign| foreign.dialect.file()).map(|file| file.name.as_str()),
+        "target_unverified": foreign.and_then(|foreign| foreign.dialect.file()).map(|file| file.unverified()),
         "model_asked": foreign.map(|foreign| &foreign.model),
         "max_tokens": foreign.and_then(|foreign| foreign.max_tokens),
         "background": foreign.map(|foreign| foreign.background),

@@ -124,13 +124,17 @@ impl Config {
         let origin = json::Origin::of(&args);
         let dividing = division::options(&mut check, &args);
         let given = args.clone();
-        let has_default_urls =
-            args.api_url.is_empty() && args.wsproxy_url.iter().all(|url| url.trim().is_empty());
+        let has_default_urls = args.api_url.is_empty()
+            && args.target.is_none()
+            && args.wsproxy_url.iter().all(|url| url.trim().is_empty());
         if embedded && !has_default_urls {
             warnings.push("--embedded brings its own stack: --api-url and --wsproxy-url are ignored".into());
         }
         let output = output(&mut check, &args);
         let target = target::target(&mut check, args);
+        let file = target.as_ref().and_then(|target| target.foreign.as_ref()?.dialect.file());
+        let unverified = file.map(|file| file.unverified()).unwrap_or_default();
+        warnings.extend(unverified.iter().map(|what| format!("--target leaves unverified: {what}")));
         match target {
             Some(target) if check.errors.is_empty() => {
                 let plan = Plan { load, target, schedule, users, reconnect, behaviour, faults };
@@ -163,7 +167,7 @@ impl Config {
         let options = RunArgs {
             seed: Some(self.plan.load.seed),
             api_url: vec![target.api.to_string()],
-            wsproxy_url: if target.foreign.is_some() { Vec::new() } else { vec![target.ws.to_string()] },
+            wsproxy_url: if target.has_sockets() { vec![target.ws.to_string()] } else { Vec::new() },
             auth_token: None,
             api_key: None,
             token_command: None,

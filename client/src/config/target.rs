@@ -3,8 +3,9 @@
 
 use super::{addresses, check::Check, dialect};
 use crate::cli::RunArgs;
+use dialects::Transport;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use plan::Target;
+use plan::{Foreign, Target};
 use settings::{
     address::Address,
     secret::{Secret, Secrets},
@@ -45,8 +46,7 @@ const FRAMING: [&str; 15] = [
 /// Reads the target. Returns `None` if a URL is invalid.
 pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     let foreign = dialect::foreign(check, &args);
-    let api = urls(check, "--api-url", &args.api_url, "http://127.0.0.1:8080", ["http", "https"]);
-    let ws = urls(check, "--wsproxy-url", &args.wsproxy_url, "ws://127.0.0.1:8081", ["ws", "wss"]);
+    let (api, ws) = api_and_ws(check, &args, foreign.as_ref());
     let is_foreign = args.ws_path.is_some();
     let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
     let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
@@ -90,8 +90,6 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
         Vec::new()
     });
     let ((api, more_api), (ws, more_ws)) = (api?, ws?);
-    // A foreign server is one: calls, streams and sockets have the same URL.
-    let (ws, more_ws) = if foreign.is_some() { (api.clone(), more_api.clone()) } else { (ws, more_ws) };
     let addresses = [&api, &ws].into_iter().chain(&more_api).chain(&more_ws);
     let mut secrets = secrets(addresses, &ws_path, &headers, token.as_ref());
     for secret in foreign.iter().flat_map(dialect::secrets) {
@@ -119,6 +117,23 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     })
 }
 
+/// Addresses: the first one and the others. `None` if a URL is invalid.
+type Addresses = Option<(Address, Vec<Address>)>;
+
+/// Reads the addresses of calls and of sockets.
+fn api_and_ws(check: &mut Check, args: &RunArgs, foreign: Option<&Foreign>) -> (Addresses, Addresses) {
+    let described = foreign.and_then(|foreign| dialect::urls(foreign, args));
+    let (api, ws) = described.unwrap_or_else(|| (args.api_url.clone(), args.wsproxy_url.clone()));
+    let api = urls(check, "--api-url", &api, "http://127.0.0.1:8080", ["http", "https"]);
+    let ws = urls(check, "--wsproxy-url", &ws, "ws://127.0.0.1:8081", ["ws", "wss"]);
+    // A foreign server is one: calls, streams and sockets have the same URL, unless a target file has one for each.
+    let has_sockets = foreign.is_none_or(|foreign| {
+        foreign.dialect.file().is_some_and(|file| file.transport == Transport::WebSocket)
+    });
+    let ws = if has_sockets { ws } else { api.clone() };
+    (api, ws)
+}
+
 /// Reads every how many tokens the gateway should add its times to. By default, a gateway at another path is not asked: a parameter
 /// that it does not know may be an error there.
 fn hops(check: &mut Check, given: Option<i64>, is_foreign: bool, is_rolled: bool) -> Option<u32> {
@@ -131,13 +146,7 @@ fn hops(check: &mut Check, given: Option<i64>, is_foreign: bool, is_rolled: bool
 }
 
 /// Reads the URLs of a flag, or `default` if there are none. Returns the first one and the others. `None` if a URL is invalid.
-fn urls(
-    check: &mut Check,
-    flag: &str,
-    given: &[String],
-    default: &str,
-    schemes: [&str; 2],
-) -> Option<(Address, Vec<Address>)> {
+fn urls(check: &mut Check, flag: &str, given: &[String], default: &str, schemes: [&str; 2]) -> Addresses {
     let mut texts: Vec<_> = given.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
     // A variable that is unset in a script must not make the run load another stack.
     if flag == "--api-url" && texts.len() < given.len() {

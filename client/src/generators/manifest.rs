@@ -68,6 +68,10 @@ fn refuse_what_stays_here(given: &RunArgs) -> Result<(), String> {
         ("--trace", given.trace.is_some()),
         ("--prompts", given.prompts.is_some()),
         ("--ca-file", given.ca_file.is_some()),
+        (
+            "--target",
+            given.target.as_deref().is_some_and(|target| dialects::target::builtin(target).is_none()),
+        ),
         ("[[user]] in a scenario", !given.user.is_empty()),
     ];
     match files.iter().find(|(_, is_given)| *is_given) {

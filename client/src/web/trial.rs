@@ -149,7 +149,7 @@ async fn relay(
     resume: Option<Position>,
     frames: Sender<Frame>,
 ) {
-    let opened = connector.open(session, token, resume, 0, DialOptions::default()).await;
+    let opened = connector.open(session, token, resume, 0, DialOptions::default(), None).await;
     let mut socket = match opened {
         Ok(opened) => opened.socket,
         Err(error) => return drop(frames.send(Frame::Ended(error.message)).await),

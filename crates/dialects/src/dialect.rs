@@ -2,14 +2,16 @@
 
 use crate::{
     chat::read::ChatAnswer,
+    exchange::{Call, Delivery, Transport},
     message::{Meaning, Numbering},
     request::{self, Question},
     responses::read::ResponsesAnswer,
+    target::{Conversation, FileAnswer, Incoming, TargetFile},
 };
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// A foreign dialect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Chat Completions over server-sent events.
     Chat,
@@ -17,47 +19,22 @@ pub enum Dialect {
     Responses,
     /// Responses over a WebSocket.
     ResponsesWs,
-}
-
-/// What carries a dialect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// Each question is an HTTP call whose response is a stream of server-sent events.
-    Sse,
-    /// Questions are messages on a WebSocket.
-    WebSocket,
-}
-
-/// How often a server may send an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Delivery {
-    /// Once. Every repeat is a fault.
-    #[default]
-    Once,
-    /// At least once: after a reconnect, events at or below the last position may come again.
-    AtLeastOnce,
-}
-
-/// A call that reads the rest of an answer, or ends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// The HTTP method.
-    pub method: &'static str,
-    /// Path and query.
-    pub path: String,
+    /// What a target file describes.
+    File(Arc<TargetFile>),
 }
 
 impl Dialect {
-    /// All dialects.
+    /// All dialects that need no file.
     pub const ALL: [Self; 3] = [Self::Chat, Self::Responses, Self::ResponsesWs];
 
     /// Returns the name on the command line.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Chat => "openai-chat",
             Self::Responses => "openai-responses",
             Self::ResponsesWs => "openai-responses-ws",
+            Self::File(file) => &file.name,
         }
     }
 
@@ -69,18 +46,29 @@ impl Dialect {
 
     /// Returns what carries the dialect.
     #[must_use]
-    pub const fn transport(self) -> Transport {
+    pub fn transport(&self) -> Transport {
         match self {
+            Self::File(file) => file.transport,
             Self::Chat | Self::Responses => Transport::Sse,
             Self::ResponsesWs => Transport::WebSocket,
         }
     }
 
-    /// Returns the path of a question, and of the upgrade to a WebSocket, below the URL of the API. `base` is the URL's path, which may
-    /// be the whole path already, or end with the version.
+    /// Returns the target file.
     #[must_use]
-    pub fn path(self, base: &str) -> &'static str {
+    pub const fn file(&self) -> Option<&Arc<TargetFile>> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Chat | Self::Responses | Self::ResponsesWs => None,
+        }
+    }
+
+    /// Returns the path of a question, and of the upgrade to a WebSocket, below the URL of the API. `base` is the URL's path, which may
+    /// be the whole path already, or end with the version. Empty for a target file, which has a path for each call.
+    #[must_use]
+    pub fn path(&self, base: &str) -> &'static str {
         let (whole, short) = match self {
+            Self::File(_) => return "",
             Self::Chat => ("/v1/chat/completions", "/chat/completions"),
             Self::Responses | Self::ResponsesWs => ("/v1/responses", "/responses"),
         };
@@ -95,8 +83,10 @@ impl Dialect {
 
     /// Returns the body, or the message, that asks `question`.
     #[must_use]
-    pub fn ask(self, question: &Question<'_>) -> String {
+    /// Empty for a target file: its conversation asks.
+    pub fn ask(&self, question: &Question<'_>) -> String {
         match self {
+            Self::File(_) => return String::new(),
             Self::Chat => request::chat(question),
             Self::Responses => request::responses(question),
             Self::ResponsesWs => request::responses_ws(question),
@@ -106,35 +96,44 @@ impl Dialect {
 
     /// Returns whether a lost stream can be resumed, if the server was asked to keep it.
     #[must_use]
-    pub const fn can_resume(self) -> bool {
-        matches!(self, Self::Responses)
+    pub fn can_resume(&self) -> bool {
+        match self {
+            Self::Chat | Self::ResponsesWs => false,
+            Self::Responses => true,
+            Self::File(file) => file.can_resume(),
+        }
     }
 
     /// Returns whether a question may name the answer before it.
     #[must_use]
-    pub const fn has_turns(self) -> bool {
+    pub const fn has_turns(&self) -> bool {
         matches!(self, Self::ResponsesWs)
     }
 
     /// Returns how often a server may send an event.
     #[must_use]
-    pub const fn delivery(self) -> Delivery {
+    pub fn delivery(&self) -> Delivery {
         // A resumed answer begins behind the number that the client names.
         match self {
+            Self::File(file) => file.delivery,
             Self::Chat | Self::Responses | Self::ResponsesWs => Delivery::Once,
         }
     }
 
     /// Returns whether a failure with this code means that the connection is too old and another one must be opened.
     #[must_use]
-    pub fn is_connection_limit(self, code: &str) -> bool {
-        self == Self::ResponsesWs && code == "websocket_connection_limit_reached"
+    pub fn is_connection_limit(&self, code: &str) -> bool {
+        *self == Self::ResponsesWs && code == "websocket_connection_limit_reached"
     }
 
-    /// Returns a new answer.
+    /// Returns a new answer. That of a target file begins with the first number: its conversation knows better.
     #[must_use]
-    pub fn answer(self) -> Answer {
+    pub fn answer(&self) -> Answer {
         match self {
+            Self::File(file) => {
+                let conversation = Conversation::new(Arc::clone(file), "", 0);
+                Answer::File(Box::new(conversation.answer()))
+            }
             Self::Chat => Answer::Chat(ChatAnswer::default()),
             Self::Responses | Self::ResponsesWs => Answer::Responses(Box::default()),
         }
@@ -154,6 +153,8 @@ pub enum Answer {
     Chat(ChatAnswer),
     /// Of Responses.
     Responses(Box<ResponsesAnswer>),
+    /// Of a target file, whose messages [`FileAnswer::read`] reads.
+    File(Box<FileAnswer>),
 }
 
 impl Answer {
@@ -162,13 +163,18 @@ impl Answer {
         match self {
             Self::Chat(answer) => answer.event(data),
             Self::Responses(answer) => answer.event(data),
+            Self::File(answer) => {
+                let mut reads = answer.read(Incoming::text(data)).into_iter();
+                reads.next().map(|read| read.meaning).unwrap_or_default()
+            }
         }
     }
 
     /// Returns what the numbers of the messages so far count.
     #[must_use]
-    pub const fn numbering(&self) -> Numbering {
+    pub fn numbering(&self) -> Numbering {
         match self {
+            Self::File(answer) => answer.numbering(),
             Self::Chat(answer) => answer.numbering(),
             Self::Responses(answer) => answer.numbering(),
         }
@@ -178,6 +184,7 @@ impl Answer {
     #[must_use]
     pub const fn missing_end(&self) -> Option<&'static str> {
         match self {
+            Self::File(answer) => answer.missing_end(),
             Self::Chat(answer) => answer.missing_end(),
             Self::Responses(answer) => answer.missing_end(),
         }
@@ -187,7 +194,7 @@ impl Answer {
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         match self {
-            Self::Chat(_) => None,
+            Self::Chat(_) | Self::File(_) => None,
             Self::Responses(answer) => answer.id(),
         }
     }
@@ -198,14 +205,14 @@ impl Answer {
         let Self::Responses(answer) = self else { return None };
         let after = answer.number_of(position).map(|number| format!("&starting_after={number}"));
         let path = format!("{path}/{}?stream=true{}", answer.id()?, after.unwrap_or_default());
-        Some(Call { method: "GET", path })
+        Some(Call::new("GET", path))
     }
 
     /// Returns the call that ends an answer that the server keeps. `None`: closing the connection ends it.
     #[must_use]
     pub fn stop(&self, path: &str) -> Option<Call> {
         let Self::Responses(answer) = self else { return None };
-        Some(Call { method: "POST", path: format!("{path}/{}/cancel", answer.id()?) })
+        Some(Call::new("POST", format!("{path}/{}/cancel", answer.id()?)))
     }
 }
 
@@ -226,7 +233,7 @@ mod tests {
         }
         assert_eq!(Dialect::ResponsesWs.path("/v1"), "/responses");
         for dialect in Dialect::ALL {
-            assert_eq!(Dialect::named(dialect.name()), Some(dialect));
+            assert_eq!(Dialect::named(dialect.name()), Some(dialect.clone()));
         }
         assert_eq!(Dialect::named("openai"), None);
     }
@@ -239,7 +246,7 @@ mod tests {
         let path = |position| answer.resume("/v1/responses", position).unwrap().path;
         assert_eq!(path(0), "/v1/responses/r?stream=true");
         assert_eq!(path(5), "/v1/responses/r?stream=true&starting_after=4");
-        assert_eq!(answer.stop("/x").unwrap(), Call { method: "POST", path: "/x/r/cancel".into() });
+        assert_eq!(answer.stop("/x").unwrap(), Call::new("POST", "/x/r/cancel".into()));
         assert_eq!(Dialect::Chat.answer().resume("/x", 1), None);
     }
 }

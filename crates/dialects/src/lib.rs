@@ -4,9 +4,13 @@
 pub mod chat;
 mod dialect;
 pub mod errors;
+mod exchange;
+pub mod lines;
 pub mod message;
 pub mod request;
 pub mod responses;
 pub mod sse;
+pub mod target;
 
-pub use dialect::{Answer, Call, Delivery, Dialect, Transport};
+pub use dialect::{Answer, Dialect};
+pub use exchange::{Ask, Call, Delivery, Transport};

@@ -1,7 +1,8 @@
 //! One event in a thousand is dropped, repeated or swapped with the next one. The state machine and the ledger must find each of them.
 
-use dialects::{Answer, Dialect, message::End};
+use dialects::{Answer, Dialect, message::End, target::TargetFile};
 use protocol::{EventCounts, ExpectedRange, Kind, Ledger};
+use std::sync::Arc;
 
 const EVENTS: usize = 1_000;
 const SEEDS: u64 = 1_000;
@@ -24,7 +25,7 @@ impl Found {
     }
 }
 
-fn read<'a>(dialect: Dialect, events: impl Iterator<Item = &'a String>) -> Found {
+fn read<'a>(dialect: &Dialect, events: impl Iterator<Item = &'a String>) -> Found {
     let (mut answer, mut ledger): (Answer, _) = (dialect.answer(), Ledger::default());
     let (mut is_good, mut faults) = (false, 0);
     for event in events {
@@ -45,7 +46,7 @@ fn read<'a>(dialect: Dialect, events: impl Iterator<Item = &'a String>) -> Found
 }
 
 /// Checks each seed: one event of the stream in `from..to` is dropped, repeated or swapped with the next one.
-fn check(dialect: Dialect, events: &[String], from: usize, to: usize) {
+fn check(dialect: &Dialect, events: &[String], from: usize, to: usize) {
     assert!(read(dialect, events.iter()).is_fine());
     for seed in 0..SEEDS {
         let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
@@ -78,8 +79,8 @@ fn every_fault_in_a_response_is_found() {
     events.push(format!(
         r#"{{"type":"response.completed","sequence_number":{number},"response":{{"id":"r"}}}}"#
     ));
-    check(Dialect::Responses, &events, 0, events.len());
-    check(Dialect::ResponsesWs, &events, 0, events.len());
+    check(&Dialect::Responses, &events, 0, events.len());
+    check(&Dialect::ResponsesWs, &events, 0, events.len());
 }
 
 #[test]
@@ -91,5 +92,57 @@ fn every_fault_in_the_numbered_tokens_of_a_chat_is_found() {
     events.push(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#.into());
     events.push(format!(r#"{{"choices":[],"usage":{{"completion_tokens":{tokens}}}}}"#));
     events.push("[DONE]".into());
-    check(Dialect::Chat, &events, 0, tokens);
+    check(&Dialect::Chat, &events, 0, tokens);
+}
+
+/// A target file whose messages are numbered. `numbering` is the rest of that table.
+fn numbered_file(numbering: &str) -> Dialect {
+    let text = format!(
+        r#"
+name = "numbered"
+transport = "websocket"
+[connect]
+path = "/ws"
+[submit]
+message = "{{{{prompt}}}}"
+[read]
+type = "/type"
+text = "/text"
+[[rules]]
+is = "token"
+type = "token"
+[[rules]]
+is = "end"
+type = "done"
+[[rules]]
+is = "ignore"
+type = "note"
+[numbering]
+number = "/n"
+{numbering}
+"#
+    );
+    Dialect::File(Arc::new(TargetFile::parse(&text, &|_| None).unwrap()))
+}
+
+#[test]
+fn every_fault_in_the_numbered_messages_of_a_target_file_is_found() {
+    let token = |number: usize| format!(r#"{{"type":"token","n":{number},"text":"t{number} "}}"#);
+    let mut events: Vec<_> = (1..EVENTS).map(token).collect();
+    events.push(format!(r#"{{"type":"done","n":{EVENTS}}}"#));
+    check(&numbered_file("counts = \"tokens\""), &events, 0, events.len());
+    // Messages of other types are numbered as well, and numbers begin at 0.
+    let mut events: Vec<_> = (0..EVENTS - 1)
+        .map(
+            |number| {
+                if number % 7 == 3 { format!(r#"{{"type":"note","n":{number}}}"#) } else { token(number) }
+            },
+        )
+        .collect();
+    events.push(format!(r#"{{"type":"done","n":{}}}"#, EVENTS - 1));
+    check(&numbered_file("counts = \"messages\"\nfirst = 0"), &events, 0, events.len());
+    // The end has no number, and tells how many tokens there are.
+    let mut events: Vec<_> = (1..=EVENTS).map(token).collect();
+    events.push(format!(r#"{{"type":"done","tokens":{EVENTS}}}"#));
+    check(&numbered_file("total = \"/tokens\""), &events, 0, EVENTS);
 }

@@ -1,16 +1,19 @@
-//! A session's connection: one WebSocket after another, and the delays between them.
+//! A session's connection: one WebSocket or HTTP connection after another, and the delays between them.
 //! It reports that a socket was lost and why. Whether to reconnect is the caller's decision.
 
 use crate::{
     backoff::Backoff,
     connector::{Connector, OpenError, Opened},
     endpoint::DialOptions,
+    greeting::{self, KeptMessage},
     socket::{Arrival, Buffers, Chunk, DataMessage, Socket},
 };
+use dialects::target::Conversation;
 use measure::record::{Failure, FailureKind, LossCause};
 use protocol::{Position, SessionId};
 use settings::secret::Secret;
 use std::{
+    cell::RefCell,
     future::{Future, pending},
     io,
     pin::Pin,
@@ -89,6 +92,8 @@ pub struct SocketOpener {
     pub buffers: Rc<Buffers>,
     /// The next reconnect needs a new key of the foreign server.
     pub renews: bool,
+    /// What a target file tells the session to send.
+    pub conversation: Option<Rc<RefCell<Conversation>>>,
 }
 
 /// The timer after which the client cuts its own socket.
@@ -109,7 +114,21 @@ impl CutTimer {
     }
 }
 
-type OpenResult = Result<(Socket, AttemptTime), Failure>;
+/// A message that is sent in equal intervals.
+struct KeepAlive {
+    every: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// A socket that is ready for questions.
+struct Ready {
+    socket: Socket,
+    took: AttemptTime,
+    /// Messages that arrived before it was ready and belong to an answer.
+    kept: Vec<KeptMessage>,
+}
+
+type OpenResult = Result<Ready, Failure>;
 type Opening = Pin<Box<dyn Future<Output = OpenResult>>>;
 
 #[allow(clippy::large_enum_variant, reason = "a connection is boxed, and its socket is usually up")]
@@ -130,6 +149,8 @@ pub struct Connection {
     /// The number of reads over all earlier sockets, so that read numbers stay unique within the session.
     last_read: u64,
     cuts: Option<CutTimer>,
+    keepalive: Option<KeepAlive>,
+    kept: Vec<KeptMessage>,
 }
 
 impl Connection {
@@ -143,6 +164,8 @@ impl Connection {
             listening_since: Instant::now(),
             last_read: 0,
             cuts,
+            keepalive: None,
+            kept: Vec::new(),
         }
     }
 
@@ -152,9 +175,8 @@ impl Connection {
     /// # Errors
     /// The failure of the last attempt.
     pub async fn open(&mut self, backoff: Backoff, limit: Duration) -> Result<AttemptTime, Failure> {
-        let (socket, took) = open(self.opener.clone(), backoff, limit, self.last_read).await?;
-        self.up(socket);
-        Ok(took)
+        let ready = open(self.opener.clone(), backoff, limit, self.last_read).await?;
+        Ok(self.up(ready))
     }
 
     /// Takes the boot id of the host that the present socket's gateway named, if it did.
@@ -170,11 +192,27 @@ impl Connection {
         self.state = State::Opening(Box::pin(open(self.opener.clone(), backoff, limit, self.last_read)));
     }
 
-    fn up(&mut self, socket: Socket) {
-        self.state = State::Up(socket);
+    fn up(&mut self, ready: Ready) -> AttemptTime {
+        self.state = State::Up(ready.socket);
+        self.kept = ready.kept;
+        let every = self.opener.conversation.as_ref().and_then(|state| state.borrow().keepalive());
+        self.keepalive = every.map(|every| KeepAlive { every, timer: Box::pin(tokio::time::sleep(every)) });
         self.restart_silence_timer();
         if let Some(cuts) = &mut self.cuts {
             cuts.arm();
+        }
+        ready.took
+    }
+
+    /// Takes the messages that arrived before the present socket was ready and belong to an answer.
+    pub fn take_kept(&mut self) -> Vec<KeptMessage> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Sends a text message that is no question, if a WebSocket is open.
+    pub fn send_beside(&mut self, text: &str) {
+        if let State::Up(socket) = &mut self.state {
+            socket.send_beside(text);
         }
     }
 
@@ -257,6 +295,11 @@ impl Connection {
                         biased;
                         read = socket.read(&self.opener.buffers) => return self.was_read(read),
                         () = self.silence.as_mut() => {
+                            // Between two answers, nothing is expected on an HTTP connection.
+                            let is_waiting = socket.is_http() && socket.is_idle();
+                            if is_waiting {
+                                self.listening_since = Instant::now();
+                            }
                             let heard = socket.last().at.max(self.listening_since);
                             let deadline = heard + self.ping_timeout;
                             if Instant::now() < deadline {
@@ -265,6 +308,12 @@ impl Connection {
                             }
                             let text = format!("nothing was received for {} s", self.ping_timeout.as_secs_f64());
                             return self.lost_at(heard, LossCause::Broken, text);
+                        }
+                        () = keepalive_due(&mut self.keepalive) => {
+                            let state = self.opener.conversation.as_ref();
+                            if let Some(text) = state.and_then(|state| state.borrow_mut().keepalive_message()) {
+                                socket.send_beside(&text);
+                            }
                         }
                         () = due(&mut self.cuts) => {
                             socket.reset_when_dropped();
@@ -275,10 +324,7 @@ impl Connection {
                 State::Opening(opening) => {
                     let opened = opening.as_mut().await;
                     match opened {
-                        Ok((socket, took)) => {
-                            self.up(socket);
-                            return ConnectionEvent::Opened(took);
-                        }
+                        Ok(ready) => return ConnectionEvent::Opened(self.up(ready)),
                         Err(failure) => {
                             self.state = State::Down;
                             return ConnectionEvent::Failed(failure);
@@ -368,14 +414,25 @@ async fn due(cuts: &mut Option<CutTimer>) {
     }
 }
 
+/// Waits until a message is to be sent, and plans the next one. Waits forever if there is none. Cancel safe.
+async fn keepalive_due(keepalive: &mut Option<KeepAlive>) {
+    match keepalive {
+        Some(KeepAlive { every, timer }) => {
+            timer.as_mut().await;
+            timer.as_mut().reset(tokio::time::Instant::now() + *every);
+        }
+        None => pending().await,
+    }
+}
+
 /// Opens a socket that does not resume.
 async fn open(mut opener: SocketOpener, mut backoff: Backoff, limit: Duration, last_read: u64) -> OpenResult {
     let mut key = KeyRenewal::default();
     loop {
         let started = Instant::now();
         key.before(&opener).await.map_err(|message| failed_renewal(FailureKind::Connect, message))?;
-        match opener.connector.open(opener.session, &opener.token, None, last_read, opener.dial).await {
-            Ok(opened) => return Ok(took(opened, started)),
+        match attempt(&opener, None, last_read, started).await {
+            Ok(ready) => return Ok(ready),
             Err(error) if key.was_refused(&opener, &error) => {}
             Err(error) => {
                 opener.dial.use_next_endpoint();
@@ -417,9 +474,8 @@ async fn reopen(
         (opener.on_attempt)();
         key.before(&opener).await.map_err(|message| failed_renewal(FailureKind::Reconnect, message))?;
         let started = Instant::now();
-        let opening = opener.connector.open(opener.session, &opener.token, position, last_read, opener.dial);
-        match opening.await {
-            Ok(opened) => return Ok(took(opened, started)),
+        match attempt(&opener, position, last_read, started).await {
+            Ok(ready) => return Ok(ready),
             Err(error) if key.was_refused(&opener, &error) => wait = Some(Duration::ZERO),
             Err(error) => {
                 opener.dial.use_next_endpoint();
@@ -486,9 +542,39 @@ fn within(limit: Duration, error: OpenError) -> OpenError {
     }
 }
 
-fn took(opened: Opened, started: Instant) -> (Socket, AttemptTime) {
+/// Opens a socket once, and makes it ready for questions.
+async fn attempt(
+    opener: &SocketOpener,
+    position: Option<Position>,
+    last_read: u64,
+    started: Instant,
+) -> Result<Ready, OpenError> {
+    let SocketOpener { connector, session, token, dial, conversation, buffers, .. } = opener;
+    let upgrade = conversation.as_ref().map(|state| {
+        let mut state = state.borrow_mut();
+        state.set_key(connector.credentials().key().0.as_ref().map(Secret::reveal));
+        state.open()
+    });
+    let opened = connector.open(*session, token, position, last_read, *dial, upgrade.as_ref()).await?;
     let Opened { socket, at, slack } = opened;
-    (socket, AttemptTime { time: at.saturating_duration_since(started), slack })
+    let ready = |socket, at: Instant, slack, kept| {
+        let took = AttemptTime { time: at.saturating_duration_since(started), slack };
+        Ready { socket, took, kept }
+    };
+    match conversation {
+        Some(state) if !socket.is_http() => {
+            let greeted = greeting::greet(socket, state, buffers).await;
+            let (socket, kept) = greeted.map_err(|mut error| {
+                error.message = connector.hide(&error.message);
+                error
+            })?;
+            // Without first messages, the socket is ready with the response to its upgrade.
+            let at = socket.last().at.max(at);
+            let slack = slack.max(socket.last().slack);
+            Ok(ready(socket, at, slack, kept))
+        }
+        _ => Ok(ready(socket, at, slack, Vec::new())),
+    }
 }
 
 fn failure(kind: FailureKind, error: OpenError) -> Failure {

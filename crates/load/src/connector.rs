@@ -13,7 +13,7 @@ use crate::{
     tcp,
 };
 use bytes::Bytes;
-use dialects::{Dialect, Transport as Carrier};
+use dialects::{Call, Dialect, Transport as Carrier};
 use futures_util::{FutureExt, future::join_all};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -124,7 +124,7 @@ impl Connector {
             token: target.token.clone(),
             secrets: target.secrets.clone(),
             local_ips: target.local_ips.clone(),
-            dialect: target.foreign.as_ref().map(|foreign| foreign.dialect),
+            dialect: target.foreign.as_ref().map(|foreign| foreign.dialect.clone()),
             credentials: Credentials::new(target.foreign.as_ref()),
             _stamping: tcp::keep_stamping(),
         })
@@ -161,7 +161,8 @@ impl Connector {
         Some(self.local_ips[turn as usize])
     }
 
-    /// Opens the socket of `session`, after `resume` where it had one before. The answer means: the subscription is live.
+    /// Opens the socket of `session`, after `resume` where it had one before. The answer means: the subscription is live. `described` is
+    /// the upgrade of a target file.
     ///
     /// # Errors
     /// No connection, or another answer than 101.
@@ -172,9 +173,10 @@ impl Connector {
         resume: Option<Position>,
         last_read: u64,
         dial: DialOptions,
+        described: Option<&Call>,
     ) -> Result<Opened, OpenError> {
         let token = self.token.as_ref().unwrap_or(token);
-        let opened = self.open_with(session, token, resume, last_read, dial).await;
+        let opened = self.open_with(session, token, resume, last_read, dial, described).await;
         opened.map_err(|mut error| {
             let mut secrets = self.secrets();
             secrets.add(token.reveal());
@@ -190,20 +192,25 @@ impl Connector {
         resume: Option<Position>,
         last_read: u64,
         dial: DialOptions,
+        described: Option<&Call>,
     ) -> Result<Opened, OpenError> {
         let deadline = Instant::now() + OPEN_TIMEOUT;
         let Connected { transport, slack, endpoint, number } = self.connect(dial, deadline).await?;
-        if self.dialect.is_some_and(|dialect| dialect.transport() == Carrier::Sse) {
+        let carrier = self.dialect.as_ref().map(Dialect::transport);
+        if let Some(carrier @ (Carrier::Sse | Carrier::JsonLines)) = carrier {
             // The first request opens its stream. Until then there is nothing to wait for.
             let at = Instant::now();
-            let framing = Framing::Http(HttpStream::default());
+            let has_lines = carrier == Carrier::JsonLines;
+            let stream = if has_lines { HttpStream::of_lines() } else { HttpStream::default() };
+            let framing = Framing::Http(stream);
             let socket =
                 Socket::new(transport, framing, number, Bytes::new(), None, Arrival::exact(at, last_read));
             return Ok(Opened { socket, at, slack });
         }
-        let request = match self.dialect {
-            Some(dialect) => self.upgrade_of(endpoint, dialect),
-            None => self.request(endpoint, session, token, resume),
+        let request = match (&self.dialect, described) {
+            (_, Some(upgrade)) => self.upgrade_as(endpoint, upgrade),
+            (Some(dialect), None) => self.upgrade_of(endpoint, dialect),
+            (None, None) => self.request(endpoint, session, token, resume),
         };
         let request = request.map_err(|error| OpenError {
             status: None,
@@ -329,47 +336,63 @@ impl Connector {
     fn upgrade_of(
         &self,
         endpoint: &Endpoint,
-        dialect: Dialect,
+        dialect: &Dialect,
     ) -> Result<Request<Empty<Bytes>>, http::Error> {
         let mut request =
             upgrade_request(endpoint, dialect.path(endpoint.address.prefix())).body(Empty::new())?;
-        self.authorize(endpoint, request.headers_mut())?;
+        self.authorize(endpoint, request.headers_mut(), &[])?;
         Ok(request)
     }
 
-    /// Adds the key, and the headers that the user gave.
-    fn authorize(&self, endpoint: &Endpoint, headers: &mut HeaderMap) -> Result<(), http::Error> {
-        if let (Some(key), _) = self.credentials.key() {
+    /// Returns the upgrade that a target file describes.
+    fn upgrade_as(&self, endpoint: &Endpoint, upgrade: &Call) -> Result<Request<Empty<Bytes>>, http::Error> {
+        let mut request = upgrade_request(endpoint, &upgrade.path).body(Empty::new())?;
+        self.authorize(endpoint, request.headers_mut(), &upgrade.headers)?;
+        Ok(request)
+    }
+
+    /// Adds the headers of a target file, or the key, and then the headers that the user gave.
+    fn authorize(
+        &self,
+        endpoint: &Endpoint,
+        headers: &mut HeaderMap,
+        given: &[(String, String)],
+    ) -> Result<(), http::Error> {
+        add_headers(headers, given)?;
+        // A target file tells where the key belongs.
+        let is_described = self.dialect.as_ref().is_some_and(|dialect| dialect.file().is_some());
+        if let Some(key) = self.credentials.key().0.filter(|_| !is_described) {
             headers.insert(header::AUTHORIZATION, secret(format!("Bearer {}", key.reveal()))?);
-        } else if let Some(basic) = endpoint.address.authorization() {
+        } else if let Some(basic) = endpoint.address.authorization()
+            && !headers.contains_key(header::AUTHORIZATION)
+        {
             headers.insert(header::AUTHORIZATION, basic.clone());
         }
         replace_headers(headers, &self.headers);
         Ok(())
     }
 
-    /// Returns the bytes of an HTTP call to `path`, over a connection to the endpoint of this number.
+    /// Returns the bytes of an HTTP call over a connection to the endpoint of this number.
     ///
     /// # Errors
     /// The key or a header cannot be sent.
-    pub(crate) fn call(
-        &self,
-        number: usize,
-        method: &str,
-        path: &str,
-        body: Option<&str>,
-    ) -> Result<Vec<u8>, http::Error> {
+    pub(crate) fn call(&self, number: usize, call: &Call) -> Result<Vec<u8>, http::Error> {
+        let body = call.body.as_deref();
         let endpoint = &self.endpoints[number];
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, endpoint.host.clone());
-        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let has_lines =
+            self.dialect.as_ref().is_some_and(|dialect| dialect.transport() == Carrier::JsonLines);
+        let accepted = if has_lines { "application/x-ndjson" } else { "text/event-stream" };
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accepted));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         if body.is_some() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        self.authorize(endpoint, &mut headers)?;
+        self.authorize(endpoint, &mut headers, &call.headers)?;
         headers.insert(header::CONTENT_LENGTH, body.map_or(0, str::len).into());
-        let mut bytes = format!("{method} {} HTTP/1.1\r\n", endpoint.address.join(path)).into_bytes();
+        let target = endpoint.address.join(&call.path);
+        let mut bytes = format!("{} {target} HTTP/1.1\r\n", call.method).into_bytes();
         for (name, value) in &headers {
             bytes.extend_from_slice(name.as_str().as_bytes());
             bytes.extend_from_slice(b": ");
@@ -387,9 +410,17 @@ impl Connector {
     }
 
     /// Returns the path of a question in the target's dialect at the endpoint of this number.
-    pub(crate) fn path_of(&self, number: usize, dialect: Dialect) -> &'static str {
+    pub(crate) fn path_of(&self, number: usize, dialect: &Dialect) -> &'static str {
         dialect.path(self.endpoints[number].address.prefix())
     }
+}
+
+/// Adds the headers of a target file. They replace others of the same name.
+pub(crate) fn add_headers(headers: &mut HeaderMap, given: &[(String, String)]) -> Result<(), http::Error> {
+    for (name, value) in given {
+        headers.insert(http::HeaderName::try_from(name.as_str())?, secret(value.clone())?);
+    }
+    Ok(())
 }
 
 /// Returns a header's value that is not shown in messages.

@@ -5,11 +5,13 @@
 use crate::{
     api::{ApiAddresses, CALL_TIMEOUT},
     backoff::{Backoff, is_retryable, retry_after},
+    connector::add_headers,
     event_loop,
     explain::{self, describe},
     tcp::{ConnectionTimes, SharedConnectionTimes, TimedConnector},
 };
 use bytes::Bytes;
+use dialects::Call;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE},
@@ -80,6 +82,44 @@ pub struct HttpResponse {
     body: Bytes,
     /// The times of the connection when the response was complete.
     times: ConnectionTimes,
+}
+
+impl HttpResponse {
+    /// Returns the text of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Returns the body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// A call that may be repeated.
+struct Repeated<'a> {
+    kind: FailureKind,
+    method: Method,
+    path: &'a str,
+    headers: &'a [(String, String)],
+    body: Option<Bytes>,
+    /// The server recognizes a repeat, because it knows the session or the query id.
+    is_safe: bool,
+}
+
+impl<'a> Repeated<'a> {
+    /// Returns a call of the project's own contract.
+    fn post(kind: FailureKind, path: &'a str, body: Option<Bytes>) -> Self {
+        let is_safe = kind != FailureKind::Create;
+        Self { kind, method: Method::POST, path, headers: &[], body, is_safe }
+    }
+
+    /// Returns whether the call may be made later if it was sent and there was no response. A question could start a second answer.
+    fn may_be_repeated(&self) -> bool {
+        self.is_safe || self.kind != FailureKind::Run
+    }
 }
 
 /// A response and the address that it came from.
@@ -163,7 +203,7 @@ impl Http {
     pub async fn create(&self, backoff: &mut Backoff, until: Instant) -> Result<Timed<Created>, Failure> {
         let path = "/session/create";
         let Timed { value: response, at, slack } =
-            self.repeat(FailureKind::Create, path, None, backoff, until, |_| {}).await?;
+            self.repeat(&Repeated::post(FailureKind::Create, path, None), backoff, until, |_| {}).await?;
         let created: Created = self.read(&FailureKind::Create, path, &response)?;
         if self.needs_token && created.auth_token.is_none() {
             let message = "the response has no `auth_token`: give the token of the sockets with --auth-token, or an Authorization header with --header";
@@ -187,7 +227,8 @@ impl Http {
     ) -> Result<RunResponse, Failure> {
         let body = serde_json::to_vec(body).map_or_else(|_| Bytes::new(), Bytes::from);
         let path = format!("/session/{session}/run");
-        let timed = self.repeat(FailureKind::Run, &path, Some(body), backoff, until, on_step).await?;
+        let call = Repeated::post(FailureKind::Run, &path, Some(body));
+        let timed = self.repeat(&call, backoff, until, on_step).await?;
         let response = timed.value;
         if response.response.body.trim_ascii().is_empty() {
             // All fields are optional. Without them, the number of tokens cannot be verified.
@@ -207,7 +248,29 @@ impl Http {
         until: Instant,
     ) -> Result<(), Failure> {
         let path = format!("/session/{session}/close");
-        self.repeat(FailureKind::Close, &path, None, backoff, until, |_| {}).await.map(|_| ())
+        self.repeat(&Repeated::post(FailureKind::Close, &path, None), backoff, until, |_| {})
+            .await
+            .map(|_| ())
+    }
+
+    /// Makes a call of a target file, with repeats until `until`. Calls `on_step` with each step.
+    ///
+    /// # Errors
+    /// The failure of the last attempt.
+    pub async fn call(
+        &self,
+        kind: FailureKind,
+        call: &Call,
+        backoff: &mut Backoff,
+        until: Instant,
+        on_step: impl Fn(CallStep<'_>),
+    ) -> Result<Timed<HttpResponse>, Failure> {
+        let body = call.body.as_ref().map(|body| Bytes::copy_from_slice(body.as_bytes()));
+        let (path, headers) = (call.path.as_str(), call.headers.as_slice());
+        let method = Method::from_bytes(call.method.as_bytes()).unwrap_or(Method::POST);
+        let repeated = Repeated { kind, method, path, headers, body, is_safe: false };
+        let Timed { value, at, slack } = self.repeat(&repeated, backoff, until, on_step).await?;
+        Ok(Timed { value: value.response, at, slack })
     }
 
     /// Calls `GET /ready` once.
@@ -215,7 +278,15 @@ impl Http {
     /// # Errors
     /// The API cannot be reached.
     pub async fn ready(&self) -> Result<HttpResponse, BoxError> {
-        self.send(&self.api.at(&self.api.route()).address, Method::GET, "/ready", None).await
+        let ready = Repeated {
+            kind: FailureKind::Create,
+            method: Method::GET,
+            path: "/ready",
+            headers: &[],
+            body: None,
+            is_safe: true,
+        };
+        self.send(&self.api.at(&self.api.route()).address, &ready).await
     }
 
     /// Describes a refusal for people: status, redirect target, and the start of the body.
@@ -224,13 +295,11 @@ impl Http {
         self.secrets.hide(&explain::refusal(response.status, &response.headers, &response.body))
     }
 
-    /// Calls `path` and repeats the call: until `until` if the server refused it temporarily, and for the backoff's limited number
+    /// Makes a call and repeats it: until `until` if the server refused it temporarily, and for the backoff's limited number
     /// of attempts if there was no response from any address.
     async fn repeat(
         &self,
-        kind: FailureKind,
-        path: &str,
-        body: Option<Bytes>,
+        call: &Repeated<'_>,
         backoff: &mut Backoff,
         until: Instant,
         on_step: impl Fn(CallStep<'_>),
@@ -246,7 +315,7 @@ impl Http {
             if is_first {
                 on_step(CallStep::Sent(sending));
             }
-            let attempt = self.post(kind.clone(), &api.address, path, body.clone()).await;
+            let attempt = self.attempt(&api.address, call).await;
             drop(permit);
             let FailedAttempt { failure, retry_after, progress } = match attempt {
                 Ok(response) => {
@@ -269,10 +338,10 @@ impl Http {
             is_first = false;
             on_step(CallStep::Failed(&failure));
             let retry_after = retry_after.or(earlier.take());
+            let retry_after = retry_after.filter(|_| progress != Progress::Sent || call.may_be_repeated());
             let may_move = match progress {
                 Progress::NotConnected => true,
-                // A server knows the session and the query id of the other calls.
-                Progress::Sent => kind != FailureKind::Create,
+                Progress::Sent => call.is_safe,
                 Progress::Responded => false,
             };
             if progress == Progress::Responded {
@@ -298,19 +367,13 @@ impl Http {
     }
 
     /// Makes one attempt.
-    async fn post(
-        &self,
-        kind: FailureKind,
-        address: &Address,
-        path: &str,
-        body: Option<Bytes>,
-    ) -> Result<HttpResponse, FailedAttempt> {
+    async fn attempt(&self, address: &Address, call: &Repeated<'_>) -> Result<HttpResponse, FailedAttempt> {
         let failed = |status, message: &dyn std::fmt::Display, retry_after, progress| FailedAttempt {
-            failure: self.failure(kind.clone(), address, path, status, message),
+            failure: self.failure_of(&call.method, call.kind.clone(), address, call.path, status, message),
             retry_after,
             progress,
         };
-        let sending = self.send(address, Method::POST, path, body);
+        let sending = self.send(address, call);
         let response = match tokio::time::timeout(CALL_TIMEOUT, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
@@ -355,27 +418,37 @@ impl Http {
         status: Option<StatusCode>,
         message: &dyn std::fmt::Display,
     ) -> Failure {
-        let message = format!("POST {}{path}: {message}", address.base());
+        self.failure_of(&Method::POST, kind, address, path, status, message)
+    }
+
+    fn failure_of(
+        &self,
+        method: &Method,
+        kind: FailureKind,
+        address: &Address,
+        path: &str,
+        status: Option<StatusCode>,
+        message: &dyn std::fmt::Display,
+    ) -> Failure {
+        // A query may hold a secret.
+        let path = path.split('?').next().unwrap_or_default();
+        let message = format!("{method} {}{path}: {message}", address.base());
         let code = status.map(|status| status.as_u16());
         Failure { kind, code, message: self.secrets.hide(&message) }
     }
 
     /// Sends one request and reads the complete response.
-    async fn send(
-        &self,
-        address: &Address,
-        method: Method,
-        path: &str,
-        body: Option<Bytes>,
-    ) -> Result<HttpResponse, BoxError> {
+    async fn send(&self, address: &Address, call: &Repeated<'_>) -> Result<HttpResponse, BoxError> {
         let uri = Uri::builder()
             .scheme(address.url().scheme())
             .authority(address.authority())
-            .path_and_query(address.join(path))
+            .path_and_query(address.join(call.path))
             .build()?;
-        let has_body = body.is_some();
-        let mut request =
-            Request::builder().method(method).uri(uri).body(Full::new(body.unwrap_or_default()))?;
+        let has_body = call.body.is_some();
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(uri)
+            .body(Full::new(call.body.clone().unwrap_or_default()))?;
         let headers = request.headers_mut();
         if has_body {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -383,6 +456,7 @@ impl Http {
         if let Some(authorization) = address.authorization() {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
+        add_headers(headers, call.headers)?;
         replace_headers(headers, &self.headers);
         let (head, body) = self.client.request(request).await?.into_parts();
         // Copied before the next await: afterwards another call may use the connection and change its times.

@@ -1,7 +1,10 @@
 //! The responses of an HTTP connection as a session needs them: server-sent events, refusals, and their ends. Opens no socket.
 
 use crate::http1::{BadResponse, Part, ResponseHead, Responses};
-use dialects::sse::read::{BadStream, SseEvent, SseReader};
+use dialects::{
+    lines::LineReader,
+    sse::read::{BadStream, SseEvent, SseReader},
+};
 
 /// Upper limit in bytes of the body of a refusal that is kept.
 const MAX_REFUSAL: usize = 16 << 10;
@@ -11,7 +14,7 @@ const MAX_REFUSAL: usize = 16 << 10;
 pub enum StreamPart<'a> {
     /// The server accepted the request, and events follow.
     Accepted(&'a ResponseHead),
-    /// An event.
+    /// An event, or a line as one without name and id.
     Event(SseEvent<'a>),
     /// The response is complete and is not a stream of events. Holds the start of its body.
     Refused(&'a ResponseHead, &'a [u8]),
@@ -37,6 +40,7 @@ enum Body {
     #[default]
     None,
     Events(SseReader),
+    Lines(LineReader),
     Refusal(ResponseHead, Vec<u8>),
 }
 
@@ -45,9 +49,16 @@ enum Body {
 pub struct HttpStream {
     responses: Responses,
     body: Body,
+    has_lines: bool,
 }
 
 impl HttpStream {
+    /// Reads the lines of each response, whatever its type, instead of server-sent events.
+    #[must_use]
+    pub fn of_lines() -> Self {
+        Self { has_lines: true, ..Self::default() }
+    }
+
     /// Notes that a request was sent, whose response follows.
     pub fn await_response(&mut self) {
         self.responses.await_response();
@@ -65,11 +76,11 @@ impl HttpStream {
     /// # Errors
     /// The first violation by the server. `take` was called with the parts before it.
     pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(StreamPart<'_>, bool)) -> Result<(), BadHttp> {
-        let Self { responses, body } = self;
+        let Self { responses, body, has_lines } = self;
         let mut bad = None;
         responses.feed(bytes, |part, is_end| {
             if bad.is_none() {
-                bad = body.part(part, is_end, &mut take).err();
+                bad = body.part(part, is_end, *has_lines, &mut take).err();
             }
         })?;
         bad.map_or(Ok(()), |bad| Err(bad.into()))
@@ -80,9 +91,9 @@ impl HttpStream {
     /// # Errors
     /// The last event cannot be read.
     pub fn finish(&mut self, mut take: impl FnMut(StreamPart<'_>, bool)) -> Result<(), BadHttp> {
-        let Self { responses, body } = self;
+        let Self { responses, body, has_lines } = self;
         let mut bad = None;
-        responses.finish(|part, is_end| bad = body.part(part, is_end, &mut take).err());
+        responses.finish(|part, is_end| bad = body.part(part, is_end, *has_lines, &mut take).err());
         bad.map_or(Ok(()), |bad| Err(bad.into()))
     }
 }
@@ -92,6 +103,7 @@ impl Body {
         &mut self,
         part: Part<'_>,
         is_end: bool,
+        has_lines: bool,
         take: &mut impl FnMut(StreamPart<'_>, bool),
     ) -> Result<(), BadStream> {
         match (part, &mut *self) {
@@ -99,15 +111,21 @@ impl Body {
                 let is_stream = head
                     .text("content-type")
                     .is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
-                if is_stream && (200..300).contains(&head.status) {
-                    *self = Self::Events(SseReader::default());
+                let is_success = (200..300).contains(&head.status) && head.status != 204;
+                *self = match (is_success, has_lines, is_stream) {
+                    (true, true, _) => Self::Lines(LineReader::default()),
+                    (true, false, true) => Self::Events(SseReader::default()),
+                    _ => Self::Refusal(head.clone(), Vec::new()),
+                };
+                if !matches!(self, Self::Refusal(..)) {
                     take(StreamPart::Accepted(head), is_end);
-                } else {
-                    *self = Self::Refusal(head.clone(), Vec::new());
                 }
             }
             (Part::Body(bytes), Self::Events(reader)) => {
                 reader.feed(bytes, |event, ends| take(StreamPart::Event(event), ends && is_end))?;
+            }
+            (Part::Body(bytes), Self::Lines(reader)) => {
+                reader.feed(bytes, |line, ends| take(line_part(line), ends && is_end))?;
             }
             (Part::Body(bytes), Self::Refusal(_, kept)) => {
                 let room = MAX_REFUSAL - kept.len();
@@ -119,6 +137,7 @@ impl Body {
                     Self::Events(mut reader) => {
                         reader.finish(|event, ends| take(StreamPart::Event(event), ends))?;
                     }
+                    Self::Lines(mut reader) => reader.finish(|line, ends| take(line_part(line), ends))?,
                     Self::Refusal(head, kept) => take(StreamPart::Refused(&head, &kept), true),
                     Self::None => {}
                 }
@@ -129,12 +148,20 @@ impl Body {
     }
 }
 
+const fn line_part(line: &str) -> StreamPart<'_> {
+    StreamPart::Event(SseEvent { name: "", data: line, id: "" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(response: &str) -> Result<Vec<String>, BadHttp> {
-        let (mut stream, mut parts) = (HttpStream::default(), Vec::new());
+        read_with(HttpStream::default(), response)
+    }
+
+    fn read_with(mut stream: HttpStream, response: &str) -> Result<Vec<String>, BadHttp> {
+        let mut parts = Vec::new();
         stream.await_response();
         let mut take = |part: StreamPart<'_>, _| {
             parts.push(match part {
@@ -149,6 +176,15 @@ mod tests {
         stream.feed(response.as_bytes(), &mut take)?;
         stream.finish(&mut take)?;
         Ok(parts)
+    }
+
+    #[test]
+    fn lines_of_a_response_of_any_type() {
+        let read = |response: &str| read_with(HttpStream::of_lines(), response).unwrap();
+        let stream = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n{}\n{\"a\":1}";
+        assert_eq!(read(stream), ["200", "{}", "{\"a\":1}", "end false"]);
+        let refusal = "HTTP/1.1 404 Not Found\r\ncontent-length: 3\r\n\r\nno\n";
+        assert_eq!(read(refusal), ["404: no\n", "end true"]);
     }
 
     #[test]

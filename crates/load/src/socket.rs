@@ -215,6 +215,14 @@ impl Socket {
         self.send_now();
     }
 
+    /// Sends a text message that is no question, over a WebSocket. Too many that wait to be sent are dropped.
+    pub fn send_beside(&mut self, text: &str) {
+        if matches!(self.framing, Framing::WebSocket(_)) && self.unsent.len() < MAX_UNSENT {
+            frames::encode_text(&mut self.unsent, text.as_bytes());
+            self.send_now();
+        }
+    }
+
     /// Takes the boot id of the gateway's host, if the gateway named it.
     pub fn take_boot_id(&mut self) -> Option<Box<str>> {
         self.boot_id.take()

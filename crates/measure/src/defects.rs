@@ -107,6 +107,13 @@ impl Defects {
         self.examples.as_ref()?[defect as usize].as_deref()
     }
 
+    /// Replaces each example by what `change` returns for it.
+    pub fn change_examples(&mut self, change: impl Fn(&str) -> String) {
+        for example in self.examples.iter_mut().flat_map(|examples| examples.iter_mut().flatten()) {
+            *example = change(example).into();
+        }
+    }
+
     /// Returns the kinds that were found, in the order of the outputs, each with its count and its example.
     pub fn found(&self) -> impl Iterator<Item = (Defect, u64, Option<&str>)> {
         let all = Defect::ALL.into_iter().map(|defect| (defect, self.count(defect), self.example(defect)));

@@ -1,6 +1,6 @@
 //! Where the load goes, and how a lost connection is opened again.
 
-use dialects::Dialect;
+use dialects::{Dialect, Transport};
 use http::HeaderMap;
 use settings::{
     address::Address,
@@ -52,7 +52,18 @@ pub struct Target {
     pub foreign: Option<Foreign>,
 }
 
-/// A server of a foreign dialect. Its URL is [`Target::ws`], also if the dialect uses no WebSocket.
+impl Target {
+    /// Returns whether WebSockets have a URL, which is not that of the calls.
+    #[must_use]
+    pub fn has_sockets(&self) -> bool {
+        self.foreign.as_ref().is_none_or(|foreign| {
+            foreign.dialect.file().is_some_and(|file| file.transport == Transport::WebSocket)
+        })
+    }
+}
+
+/// A server of a foreign dialect. Its URL is [`Target::ws`], also if the dialect uses no WebSocket. A target file may have another one for
+/// calls beside the WebSocket.
 #[derive(Clone, Debug)]
 pub struct Foreign {
     /// The dialect.

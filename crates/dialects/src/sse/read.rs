@@ -3,7 +3,7 @@
 
 /// Upper limit in bytes of a line and of an event's data.
 pub const MAX_EVENT: usize = 1 << 20;
-/// Upper limit in bytes of an event's name.
+/// Upper limit in bytes of an event's name, and of its id.
 const MAX_NAME: usize = 256;
 /// Buffers above this size are freed after their event.
 const KEPT: usize = 16 << 10;
@@ -15,6 +15,8 @@ pub struct SseEvent<'a> {
     pub name: &'a str,
     /// The `data` lines, joined by line feeds.
     pub data: &'a str,
+    /// The `id` field. Empty if there is none.
+    pub id: &'a str,
 }
 
 /// A stream that cannot be read on.
@@ -36,6 +38,7 @@ pub struct SseReader {
     /// The data of the present event, each line with a line feed behind it.
     data: Vec<u8>,
     name: String,
+    id: String,
     has_data: bool,
     /// The last byte was CR, so that LF belongs to it.
     after_cr: bool,
@@ -137,7 +140,11 @@ impl SseReader {
                 self.name.clear();
                 self.name.push_str(std::str::from_utf8(value).map_err(|_| BadStream::NotText)?);
             }
-            // `id` and `retry` belong to browsers that reconnect by themselves. Other fields are ignored by the standard.
+            b"id" if value.len() <= MAX_NAME => {
+                self.id.clear();
+                self.id.push_str(std::str::from_utf8(value).map_err(|_| BadStream::NotText)?);
+            }
+            // `retry` belongs to browsers that reconnect by themselves. Other fields are ignored by the standard.
             _ => {}
         }
         Ok(())
@@ -149,10 +156,11 @@ impl SseReader {
         // Keep-alives are events whose data is empty.
         if has_data && !self.data.is_empty() {
             let data = std::str::from_utf8(&self.data).map_err(|_| BadStream::NotText)?;
-            take(SseEvent { name: &self.name, data }, is_end);
+            take(SseEvent { name: &self.name, data, id: &self.id }, is_end);
         }
         self.data.clear();
         self.name.clear();
+        self.id.clear();
         if self.data.capacity() > KEPT {
             self.data = Vec::new();
         }
@@ -194,6 +202,14 @@ mod tests {
             [("response.created".into(), "{}".into()), (String::new(), "y".into())],
             "a name belongs to one event"
         );
+    }
+
+    #[test]
+    fn an_id_belongs_to_one_event() {
+        let mut ids = Vec::new();
+        let stream = b"id: a-7\ndata: x\n\ndata: y\n\nid\ndata: z\n\n";
+        SseReader::default().feed(stream, |event, _| ids.push(event.id.to_owned())).unwrap();
+        assert_eq!(ids, ["a-7", "", ""]);
     }
 
     #[test]

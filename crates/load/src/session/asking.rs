@@ -4,22 +4,27 @@
 use super::{
     Session,
     deadline::Deadline,
-    turn::{Refusal, Step, Turn},
+    exchange::response,
+    turn::{ReadOn, Refusal, Step, Turn},
 };
 use crate::{
     backoff::is_retryable,
     context::WorkerContext,
+    http::{CallStep, HttpResponse},
     idle::DueQuery,
     query::{End, Progress, millis},
 };
 use dialects::{
-    Transport,
+    Answer, Ask, Call, Dialect, Transport,
     request::{Question, Simulated},
 };
 use measure::record::{Failure, FailureKind};
 use plan::Foreign;
 use protocol::RunResponse;
-use std::{rc::Rc, time::Instant};
+use std::{pin::Pin, rc::Rc, time::Instant};
+
+/// A call that asks, beside the socket.
+type Submission = Pin<Box<dyn Future<Output = Result<HttpResponse, Failure>>>>;
 
 impl Session {
     /// Asks question `num` and handles events until its answer is finished or its deadline has passed.
@@ -30,16 +35,21 @@ impl Session {
         self.begin_turn(num, query);
         let now = Instant::now();
         let mut deadline = Deadline::new(now + self.time_limits().call(), self.worker.delay().total(now));
+        let mut call: Option<Submission> = None;
         while !self.is_over {
             match self.queries.progress() {
                 Progress::Finished => break,
                 Progress::Settling => deadline.settle(),
-                Progress::Running => self.submit(),
+                Progress::Running => call = self.submit().or(call),
             }
             let is_paused = self.behaviour.is_paused();
             tokio::select! {
                 biased;
                 event = self.connection.next(), if !is_paused => self.handle(event),
+                result = response(&mut call), if call.is_some() => {
+                    call = None;
+                    self.submitted(result);
+                }
                 () = repeat_due(&mut self.turn) => {}
                 action = self.behaviour.due() => self.act(action, &mut deadline),
                 () = deadline.reached() => self.deadline_reached(&mut deadline),
@@ -63,6 +73,7 @@ impl Session {
         let worker = Rc::clone(&self.worker);
         let Some(foreign) = Self::foreign(&worker) else { return };
         let (id, _) = self.queries.begin(num, query.due, true);
+        let query_id = id.clone();
         let asked = self.user.request(&worker.plan().users, num, id, query.tokens);
         let tokens = asked.tokens.map(|tokens| foreign.max_tokens.map_or(tokens, |most| tokens.min(most)));
         let simulated = foreign.is_simulator.then(|| Simulated {
@@ -72,7 +83,7 @@ impl Session {
             itl_ms: asked.itl_ms,
             marks: true,
         });
-        let body = foreign.dialect.ask(&Question {
+        let question = Question {
             model: &foreign.model,
             prompt: &asked.query,
             // The simulator is told the length, and ends an answer at a limit as one that was cut short.
@@ -80,19 +91,21 @@ impl Session {
             previous: self.previous_answer.as_deref(),
             background: foreign.background,
             simulated,
-        });
+        };
+        let (body, answer) = self.question(&foreign.dialect, num, &query_id, &question);
         // The simulator waits after each token, so that the end is due one delay behind the last one.
         let total = |tokens: u32| Some(asked.ttft_ms? + f64::from(tokens) * asked.itl_ms?);
         let ideal = simulated.map_or((None, None), |_| (asked.ttft_ms, tokens.and_then(total)));
         self.turn = Some(Box::new(Turn {
-            dialect: foreign.dialect,
+            dialect: foreign.dialect.clone(),
             num,
             body,
-            answer: foreign.dialect.answer(),
+            answer,
             step: Step::Send,
             backoff: self.backoff(),
             until: Instant::now() + self.time_limits().refusals(),
             resume: None,
+            asked: String::new(),
             tokens: simulated.and(tokens),
             ideal,
             renewal: 0,
@@ -105,27 +118,63 @@ impl Session {
         }));
     }
 
-    /// Sends the question, or the call that reads its answer on, if that is due and the socket can take it.
-    fn submit(&mut self) {
+    /// Returns the body of the question, and the state machine of its answer.
+    fn question(&self, dialect: &Dialect, num: u32, id: &str, question: &Question<'_>) -> (String, Answer) {
+        let Some(described) = &self.described else { return (dialect.ask(question), dialect.answer()) };
+        let before = match self.turn.as_deref().map(|turn| &turn.answer) {
+            Some(Answer::File(answer)) => Some(&**answer),
+            _ => None,
+        };
+        let mut state = described.borrow();
+        state.begin(num, id, question, before.or(Some(described.idle())));
+        (String::new(), Answer::File(Box::new(state.answer())))
+    }
+
+    /// Sends the question, or what reads its answer on, if that is due and the socket can take it. Returns the call that asks, if the
+    /// question is not sent over the socket.
+    fn submit(&mut self) -> Option<Submission> {
         let worker = Rc::clone(&self.worker);
-        let Self { turn, connection, .. } = self;
-        let Some(turn) = turn.as_deref_mut().filter(|turn| matches!(turn.step, Step::Send)) else { return };
-        let Some(socket) = connection.idle_socket() else { return };
+        if !self.connection.is_idle() || !self.turn.as_deref().is_some_and(Turn::is_due) {
+            return None;
+        }
+        self.set_key();
+        let Self { turn, connection, described, .. } = self;
+        let (turn, socket) = (turn.as_deref_mut()?, connection.idle_socket()?);
         let connector = &worker.run().connector;
         turn.renewal = connector.credentials().key().1;
         let number = socket.endpoint();
-        let path = connector.path_of(number, turn.dialect);
-        let request = match (&turn.resume, turn.dialect.transport()) {
-            (Some(resume), _) => connector.call(number, resume.method, &resume.path, None),
-            (None, Transport::Sse) => connector.call(number, "POST", path, Some(&turn.body)),
-            (None, Transport::WebSocket) => Ok(turn.body.clone().into_bytes()),
+        let ask = match (&turn.resume, described) {
+            (Some(ReadOn::Call(call)), _) => Some(Ask::Stream(call.clone())),
+            (Some(ReadOn::Described), Some(described)) => described.borrow().resume(),
+            (_, Some(described)) => Some(described.borrow().ask()),
+            (_, None) if turn.dialect.transport() == Transport::WebSocket => {
+                Some(Ask::Message(turn.body.clone()))
+            }
+            (_, None) => {
+                let path = connector.path_of(number, &turn.dialect).to_owned();
+                let body = Some(turn.body.clone());
+                Some(Ask::Stream(Call { body, ..Call::new("POST", path) }))
+            }
+        };
+        let (is_accepted, request) = match ask {
+            // Opening the connection asked for the rest.
+            None => {
+                turn.step = Step::Accepted;
+                return None;
+            }
+            Some(Ask::Call(call)) => return Some(self.call_beside(call)),
+            Some(Ask::Message(text)) => (true, Ok(text.into_bytes())),
+            Some(Ask::Stream(call)) => {
+                turn.asked = format!("{} {}", call.method, connector.url(number, &call.path));
+                (false, connector.call(number, &call))
+            }
         };
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                let message = format!("POST {}: cannot be sent: {error}", connector.url(number, path));
+                let message = format!("{}: cannot be sent: {error}", turn.asked);
                 self.call_failed(Failure { kind: FailureKind::Run, code: None, message }, End::Failed);
-                return;
+                return None;
             }
         };
         turn.body_end = None;
@@ -133,10 +182,60 @@ impl Session {
         let now = Instant::now();
         socket.send(&request);
         // Over a WebSocket, the server says nothing before the first event.
-        let is_accepted = turn.dialect.transport() == Transport::WebSocket;
         turn.step = if is_accepted { Step::Accepted } else { Step::Sent };
         if self.queries.was_sent(now) {
             worker.run().first_send.note(now);
+        }
+        None
+    }
+
+    /// Starts the call that asks, beside the socket that brings the answer.
+    fn call_beside(&mut self, call: Call) -> Submission {
+        let worker = Rc::clone(&self.worker);
+        let progress = self.queries.call_progress();
+        let mut backoff = self.backoff();
+        let until = Instant::now() + self.time_limits().call();
+        if let Some(turn) = self.turn.as_deref_mut() {
+            turn.step = Step::Sent;
+            turn.asked = format!("{} {}", call.method, call.path);
+        }
+        Box::pin(async move {
+            let on_step = |step: CallStep<'_>| match step {
+                CallStep::Sent(at) => {
+                    progress.sent(at);
+                    worker.run().first_send.note(at);
+                }
+                CallStep::Failed(failure) => progress.failed(failure),
+            };
+            let called = worker.http().call(FailureKind::Run, &call, &mut backoff, until, on_step).await;
+            called.map(|timed| timed.value)
+        })
+    }
+
+    /// Handles the response to the call that asked.
+    fn submitted(&mut self, result: Result<HttpResponse, Failure>) {
+        let Self { turn, described, .. } = self;
+        let (Some(turn), Some(described)) = (turn.as_deref_mut(), described) else { return };
+        let response = match result {
+            Ok(response) => response,
+            Err(failure) => {
+                let end = if failure.code.is_some() { End::Rejected } else { End::Failed };
+                turn.step = Step::Over;
+                return self.call_failed(failure, end);
+            }
+        };
+        let header = |name: &str| response.header(name).map(str::to_owned);
+        let read = match &mut turn.answer {
+            Answer::File(answer) => described.borrow().submitted(&header, response.body(), answer),
+            _ => Ok(()),
+        };
+        if let Err(why) = read {
+            let message = format!("{}: {why}", turn.asked);
+            turn.step = Step::Over;
+            return self.call_failed(Failure { kind: FailureKind::Run, code: None, message }, End::Failed);
+        }
+        if matches!(turn.step, Step::Sent) {
+            turn.step = Step::Accepted;
         }
     }
 
@@ -146,8 +245,8 @@ impl Session {
         let is_accepted = matches!(turn.step, Step::Accepted);
         let (ideal, is_too_old) = (turn.ideal, turn.is_too_old);
         // Over a WebSocket, no response ends behind an answer.
-        let is_over =
-            turn.body_end.is_some() || turn.dialect.has_turns() && turn.answer.missing_end().is_none();
+        let is_ws = turn.dialect.transport() == Transport::WebSocket;
+        let is_over = turn.body_end.is_some() || is_ws && turn.answer.missing_end().is_none();
         let boot_id = turn.boot_id.take();
         let (refusal, body_end) = (turn.refusal.take(), turn.body_end);
         let is_new = self.queries.response().is_none() && self.queries.progress() == Progress::Running;
@@ -201,9 +300,10 @@ impl Session {
     /// Handles a refusal: repeats the question later, renews the key, or ends the query.
     fn refused(&mut self, refusal: &Refusal) {
         let worker = Rc::clone(&self.worker);
+        let Some(turn) = self.turn.as_deref() else { return };
+        let message = format!("{}: {}", turn.asked, refusal.message);
+        let message = self.hide(&message);
         let Some(turn) = self.turn.as_deref_mut() else { return };
-        let url = worker.run().connector.url(0, worker.run().connector.path_of(0, turn.dialect));
-        let message = worker.run().connector.hide(&format!("POST {url}: {}", refusal.message));
         let failure = Failure { kind: FailureKind::Run, code: Some(refusal.status.as_u16()), message };
         let is_resume = turn.resume.is_some();
         let credentials = worker.run().connector.credentials();

@@ -4,6 +4,7 @@ use crate::{
     backoff::Backoff,
     connection::{Connection, ConnectionEvent, Loss},
     downtime::Downtime,
+    greeting::KeptMessage,
     socket::{Arrival, Chunk, DataMessage, Socket},
 };
 use measure::record::{LossCause, Reconnect};
@@ -110,6 +111,18 @@ impl SessionConnection {
     /// Returns the socket if one is open and can take a request.
     pub(super) fn idle_socket(&mut self) -> Option<&mut Socket> {
         self.connection.as_deref_mut().and_then(Connection::idle_socket)
+    }
+
+    /// Takes the messages that arrived before the present socket was ready and belong to an answer.
+    pub(super) fn take_kept(&mut self) -> Vec<KeptMessage> {
+        self.connection.as_deref_mut().map(Connection::take_kept).unwrap_or_default()
+    }
+
+    /// Sends a text message that is no question, if a WebSocket is open.
+    pub(super) fn send_beside(&mut self, text: &str) {
+        if let Some(connection) = &mut self.connection {
+            connection.send_beside(text);
+        }
     }
 
     /// Returns whether a socket is open and can take a request.

@@ -2,6 +2,7 @@
 
 use super::{Session, Stage, connection::Reaction, receive::Receiver};
 use crate::connection::{AttemptTime, ConnectionEvent, Loss};
+use dialects::target::Incoming;
 use measure::{
     live::LiveCounters,
     record::{Failure, FailureKind, LossCause},
@@ -15,7 +16,17 @@ impl Session {
         match event {
             ConnectionEvent::Read(chunk) => {
                 let Self {
-                    worker, connection, replay, queries, behaviour, delivery, hops, log, turn, ..
+                    worker,
+                    connection,
+                    replay,
+                    queries,
+                    behaviour,
+                    delivery,
+                    hops,
+                    log,
+                    turn,
+                    described,
+                    ..
                 } = self;
                 let turn = turn.as_deref_mut();
                 let mut receiver = Receiver {
@@ -27,11 +38,19 @@ impl Session {
                     log,
                     behaviour,
                     turn,
+                    described: described.as_mut(),
                     has_event: false,
+                    pings: 0,
                 };
                 let ended = connection.decode(&chunk, |message, arrival| receiver.message(message, arrival));
                 if receiver.has_event {
                     connection.event_arrived();
+                }
+                let pings = receiver.pings;
+                if let Some(described) = described {
+                    (0..pings)
+                        .filter_map(|_| described.reply())
+                        .for_each(|reply| connection.send_beside(&reply));
                 }
                 if let Some(ended) = ended {
                     self.handle(ended);
@@ -81,6 +100,38 @@ impl Session {
         } else {
             self.replay.close();
         }
+        self.opened_described();
+        self.handle_kept();
+    }
+
+    /// Handles the messages that arrived before the present socket was ready.
+    pub(super) fn handle_kept(&mut self) {
+        let kept = self.connection.take_kept();
+        if kept.is_empty() {
+            return;
+        }
+        let Self {
+            worker, connection, replay, queries, behaviour, delivery, hops, log, turn, described, ..
+        } = self;
+        let mut receiver = Receiver {
+            worker,
+            queries,
+            replay,
+            delivery,
+            hops,
+            log,
+            behaviour,
+            turn: turn.as_deref_mut(),
+            described: described.as_mut(),
+            has_event: false,
+            pings: 0,
+        };
+        for (text, arrival) in kept {
+            receiver.answer(Incoming::text(&text), arrival);
+        }
+        if receiver.has_event {
+            connection.event_arrived();
+        }
     }
 
     /// The socket was lost: reconnects, or fails the session.
@@ -91,7 +142,7 @@ impl Session {
         }
         let code = loss.code();
         self.log.close_code(code);
-        let text = self.worker.run().connector.hide(&loss.text);
+        let text = self.hide(&loss.text);
         self.log.note(self.worker.moment(loss.at), NoteEvent::SocketLost(loss.cause, text));
         if self.stage == Stage::Closing {
             return;

@@ -8,7 +8,7 @@ use crate::{
 };
 use measure::{record::Failure, timeline::NoteEvent};
 use protocol::{RunResponse, SessionId};
-use std::{future::pending, pin::Pin, rc::Rc, time::Instant};
+use std::{future::pending, rc::Rc, time::Instant};
 
 /// The status of a call for a session that has a running query.
 const CONFLICT: u16 = 409;
@@ -202,7 +202,7 @@ impl Session {
 }
 
 /// Waits for the result of a call that is under way.
-async fn response<T>(call: &mut Option<Pin<Box<impl Future<Output = T>>>>) -> T {
+pub(super) async fn response<T>(call: &mut Option<impl Future<Output = T> + Unpin>) -> T {
     match call {
         Some(call) => call.await,
         None => pending().await,

@@ -2,13 +2,13 @@
 
 use super::{
     Session, Stage,
-    turn::{BodyEnd, Step},
+    turn::{BodyEnd, ReadOn, Step},
 };
 use crate::{
     connection::Loss,
     query::{Progress, Query},
 };
-use dialects::{Delivery, Dialect, Transport};
+use dialects::{Answer, Delivery, Transport};
 use measure::{record::LossCause, timeline::NoteEvent};
 use protocol::CloseReason;
 use settings::plural::counted;
@@ -20,7 +20,7 @@ const BODY_END: Duration = Duration::from_secs(1);
 impl Session {
     /// Ends the query because its stream ended early.
     pub(super) fn truncate(&mut self, why: &str) {
-        let why = self.worker.run().connector.hide(why);
+        let why = self.hide(why);
         if let Some(turn) = &mut self.turn {
             turn.step = Step::Over;
         }
@@ -70,12 +70,24 @@ impl Session {
         turn.step = Step::Over;
         let is_kept = Self::foreign(&self.worker).is_some_and(|foreign| foreign.background);
         if is_unfinished && is_kept {
-            let path = self.worker.run().connector.path_of(0, turn.dialect);
+            let path = self.worker.run().connector.path_of(0, &turn.dialect);
             if let Some(call) = turn.answer.stop(path) {
                 self.stop_answer(call);
             }
         }
         let mut timeout = Box::pin(tokio::time::sleep(BODY_END));
+        let is_stopped = is_unfinished && self.stop_described();
+        while is_stopped && self.connection.is_up() && self.awaits_end() && !self.is_over {
+            tokio::select! {
+                biased;
+                event = self.connection.next() => self.handle(event),
+                () = &mut timeout => break,
+            }
+        }
+        let is_unfinished = is_unfinished && self.awaits_end();
+        if let Some(described) = &self.described {
+            described.borrow().end_resume();
+        }
         while is_ended && self.connection.is_up() && !self.connection.is_idle() && !self.is_over {
             tokio::select! {
                 biased;
@@ -94,11 +106,16 @@ impl Session {
         }
     }
 
+    /// Returns whether the end of the present answer has not arrived.
+    fn awaits_end(&self) -> bool {
+        self.turn.as_deref().is_some_and(|turn| turn.answer.missing_end().is_some())
+    }
+
     /// The connection to a foreign server was lost.
     pub(super) fn connection_lost(&mut self, loss: &Loss) {
         self.replay.close();
         self.log.close_code(loss.code());
-        let text = self.worker.run().connector.hide(&loss.text);
+        let text = self.hide(&loss.text);
         self.log.note(self.worker.moment(loss.at), NoteEvent::SocketLost(loss.cause, text));
         if self.stage != Stage::Open {
             return;
@@ -114,6 +131,9 @@ impl Session {
         let is_running = self.queries.progress() != Progress::Finished && is_awaited;
         let is_too_old = self.turn.as_deref_mut().is_some_and(|turn| std::mem::take(&mut turn.is_too_old));
         let limit = self.time_limits().reconnect(self.queries.response());
+        if let Some(described) = &self.described {
+            described.borrow().end_resume();
+        }
         if is_running {
             self.answer_interrupted(loss);
         }
@@ -137,14 +157,25 @@ impl Session {
 
     /// The connection was lost while an answer was awaited: the answer is read on, asked for again, or over.
     fn answer_interrupted(&mut self, loss: &Loss) {
-        let resumes =
-            self.behaviour.resumes() && Self::foreign(&self.worker).is_some_and(|foreign| foreign.background);
-        let position = self.queries.current().and_then(Query::resume_after);
-        let path = self.worker.run().connector.path_of(0, self.turn_dialect());
-        let Some(turn) = self.turn.as_deref_mut() else { return };
-        let is_http = turn.dialect.transport() == Transport::Sse;
-        let has_begun = turn.answer.id().is_some() || (is_http && matches!(turn.step, Step::Accepted));
-        let resume = resumes.then(|| turn.answer.resume(path, position.map_or(0, |at| at.seq))).flatten();
+        let is_kept = Self::foreign(&self.worker).is_some_and(|foreign| foreign.background)
+            || self.can_resume_described();
+        let resumes = self.behaviour.resumes() && is_kept;
+        let has_events = self.queries.current().is_some_and(|query| query.own_stream().is_some());
+        let position = self.queries.current().and_then(Query::resume_after).map_or(0, |at| at.seq);
+        let Self { turn, described, worker, .. } = self;
+        let Some(turn) = turn.as_deref_mut() else { return };
+        let path = worker.run().connector.path_of(0, &turn.dialect);
+        let is_http = turn.dialect.transport() != Transport::WebSocket;
+        let is_accepted = matches!(turn.step, Step::Accepted);
+        let has_begun = turn.answer.id().is_some() || has_events || (is_http && is_accepted);
+        let resume = match (&turn.answer, described) {
+            _ if !resumes => None,
+            (Answer::File(answer), Some(described)) => (has_begun || is_accepted).then(|| {
+                described.borrow().begin_resume(answer.resume_point(position));
+                ReadOn::Described
+            }),
+            (answer, _) => answer.resume(path, position).map(ReadOn::Call),
+        };
         if let Some(resume) = resume {
             turn.resume = Some(resume);
             turn.step = Step::Send;
@@ -156,11 +187,6 @@ impl Session {
         } else {
             self.truncate(&loss.describe());
         }
-    }
-
-    fn turn_dialect(&self) -> Dialect {
-        let foreign = Self::foreign(&self.worker).map(|foreign| foreign.dialect);
-        foreign.unwrap_or(Dialect::Chat)
     }
 
     /// A connection to a foreign server is open. Returns whether earlier events may be repeated on it.

@@ -1,10 +1,11 @@
 //! Turns the messages of a foreign dialect into events of the present query.
 
-use super::receive::Receiver;
+use super::{described::Described, receive::Receiver};
 use crate::{http_stream::StreamPart, socket::Arrival};
 use dialects::{
-    Dialect,
+    Answer, Dialect,
     message::{Contents, End, Fault, Meaning},
+    target::Incoming,
 };
 use measure::defects::Defect;
 use protocol::{DigestField, Event, Kind, Position};
@@ -13,13 +14,17 @@ use std::borrow::Cow;
 impl Receiver<'_> {
     /// Handles a part of an HTTP response.
     pub(super) fn part(&mut self, part: StreamPart<'_>, arrival: Arrival) {
-        if let Some(data) = self.turn.as_deref_mut().and_then(|turn| turn.part(part)) {
-            self.answer(data, arrival);
+        if let Some(event) = self.turn.as_deref_mut().and_then(|turn| turn.part(part)) {
+            self.answer(Incoming { data: event.data, event: event.name, id: event.id }, arrival);
         }
     }
 
     /// Handles a message, or the data of an event.
-    pub(super) fn answer(&mut self, data: &str, arrival: Arrival) {
+    pub(super) fn answer(&mut self, incoming: Incoming<'_>, arrival: Arrival) {
+        if self.described.is_some() {
+            return self.described(incoming, arrival);
+        }
+        let data = incoming.data;
         self.has_event = true;
         let Some(turn) = self.turn.as_deref_mut() else {
             return self.defect(Defect::Foreign, data.as_bytes());
@@ -37,6 +42,22 @@ impl Receiver<'_> {
             query.announce(u64::from(tokens));
         }
         self.meaning(meaning, generation, data, arrival);
+    }
+
+    /// Handles a message that a target file describes. It may have several parts.
+    fn described(&mut self, incoming: Incoming<'_>, arrival: Arrival) {
+        let generation = self.turn.as_deref().map_or(0, |turn| u64::from(turn.num));
+        let answer = match self.turn.as_deref_mut().map(|turn| &mut turn.answer) {
+            Some(Answer::File(answer)) => Some(&mut **answer),
+            Some(_) => None,
+            None => self.described.as_deref_mut().map(Described::idle_reader),
+        };
+        let reads = answer.map(|answer| answer.read(incoming)).unwrap_or_default();
+        for read in reads {
+            self.pings += usize::from(read.is_ping());
+            self.has_event |= !read.is_ping();
+            self.meaning(read.meaning, generation, incoming.data, arrival);
+        }
     }
 
     fn meaning(&mut self, meaning: Meaning<'_>, generation: u64, frame: &str, arrival: Arrival) {

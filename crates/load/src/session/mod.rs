@@ -7,6 +7,7 @@ mod closing;
 mod connection;
 mod deadline;
 mod delivery;
+mod described;
 mod events;
 mod exchange;
 mod freeing;
@@ -33,6 +34,7 @@ use crate::{
 use behaviour::Behaviour;
 use connection::SessionConnection;
 use delivery::DeliveryTimes;
+use described::Described;
 use hops::Hops;
 use log::SessionLog;
 use measure::{ActiveGuard, live::LiveCounters, record::Failure};
@@ -86,6 +88,8 @@ struct Session {
     log: SessionLog,
     /// The present question, or the last one, if the target speaks a foreign dialect.
     turn: Option<Box<Turn>>,
+    /// What a target file tells the session, if the target has one.
+    described: Option<Described>,
     /// The id of the last answer, if the next question may name it.
     previous_answer: Option<String>,
     stage: Stage,
@@ -114,6 +118,7 @@ impl Session {
             hops: Hops::default(),
             log: SessionLog::new(),
             turn: None,
+            described: None,
             previous_answer: None,
             stage: Stage::Open,
             is_over: false,
@@ -147,8 +152,14 @@ impl Session {
     /// Notes a failure, after which no further query is sent.
     fn fail(&mut self, mut failure: Failure) {
         self.is_over = true;
-        failure.message = self.worker.run().connector.hide(&failure.message);
+        failure.message = self.hide(&failure.message);
         self.log.fail(failure);
+    }
+
+    /// Returns `text` with every secret replaced, those that the backend gave to this session among them.
+    fn hide(&self, text: &str) -> String {
+        let text = self.worker.run().connector.hide(text);
+        self.described.as_ref().map_or_else(|| text.clone(), |described| described.hide(&text))
     }
 
     /// Returns how long calls and queries of the session may take.

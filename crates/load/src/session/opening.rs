@@ -1,6 +1,6 @@
 //! The beginning of a session: its creation and its first socket.
 
-use super::Session;
+use super::{Session, described::Described};
 use crate::{
     connection::{AttemptTime, Connection, CutTimer, SocketOpener},
     endpoint::DialOptions,
@@ -24,8 +24,11 @@ impl Session {
         let started = Instant::now();
         let _opening = self.worker.run().active.opening.enter();
         let (id, token) = if self.is_foreign() {
-            // These dialects have no sessions. The id stands in the results only.
-            (SessionId::new(uuid::Uuid::new_v4()), Secret::new(""))
+            // The id stands in the results. Only a target file may send it.
+            let id = SessionId::new(uuid::Uuid::new_v4());
+            self.describe(id);
+            self.create_described(started).await?;
+            (id, Secret::new(""))
         } else {
             let mut backoff = self.backoff();
             let created =
@@ -45,6 +48,8 @@ impl Session {
             self.host_named(connection.take_boot_id());
         }
         self.connection.attach(connection, is_late);
+        self.opened_described();
+        self.handle_kept();
         Ok(())
     }
 
@@ -74,13 +79,16 @@ impl Session {
             }),
             buffers: Rc::clone(self.worker.buffers()),
             renews: false,
+            conversation: self.described.as_ref().map(Described::state),
         };
         let plan = &run.plan;
         let mut drawn = SessionBehaviour::draw(&plan.behaviour, &plan.load, index);
         let cuts = (plan.behaviour.drop_rate > 0.0).then(|| CutTimer::new(move || drawn.next_cut()));
         // A foreign server need not send pings, and may think for long.
-        let ping_timeout =
-            if plan.target.foreign.is_some() { SILENT_SERVER } else { plan.reconnect.ping_timeout };
+        let ping_timeout = match &plan.target.foreign {
+            Some(foreign) => foreign.dialect.file().and_then(|file| file.silence()).unwrap_or(SILENT_SERVER),
+            None => plan.reconnect.ping_timeout,
+        };
         Connection::new(opener, ping_timeout, cuts)
     }
 }

@@ -23,7 +23,10 @@ impl Session {
             && query.sent.is_some_and(|sent| worker.delay().stood_still(sent, now));
         if let Some(failure) = &mut record.failure {
             // A server may repeat secrets that it was sent in an event or a close frame.
-            failure.message = worker.run().connector.hide(&failure.message);
+            failure.message = self.hide(&failure.message);
+        }
+        if self.is_foreign() {
+            record.defects.change_examples(|example| self.hide(example));
         }
         report_to_faults(&worker, &query, &record);
         self.keep_timeline(&query, &record);
@@ -46,7 +49,7 @@ impl Session {
             return;
         }
         for (at, message) in self.queries.take_call_failures() {
-            notes.add(moment(at), NoteEvent::CallFailed(worker.run().connector.hide(&message)));
+            notes.add(moment(at), NoteEvent::CallFailed(self.hide(&message)));
         }
         recorder.timeline(query.timeline(record, moment, notes));
     }

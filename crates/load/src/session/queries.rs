@@ -98,6 +98,11 @@ impl Queries {
         self.call.sent.get()
     }
 
+    /// Returns the progress of the current query's call.
+    pub(super) fn call_progress(&self) -> Rc<CallProgress> {
+        Rc::clone(&self.call)
+    }
+
     /// Takes the failed attempts of the call of the query that was taken last.
     pub(super) fn take_call_failures(&self) -> Vec<(Instant, String)> {
         self.call.failures.take()

@@ -1,14 +1,15 @@
 //! Handles what arrives on a session's socket: messages become events of a query, replays or defects.
 
 use super::{
-    behaviour::Behaviour, delivery::DeliveryTimes, hops::Hops, log::SessionLog, queries::Queries,
-    replay::ReplayWindow, turn::Turn,
+    behaviour::Behaviour, delivery::DeliveryTimes, described::Described, hops::Hops, log::SessionLog,
+    queries::Queries, replay::ReplayWindow, turn::Turn,
 };
 use crate::{
     context::WorkerContext,
     query::{EventOutcome, millis},
     socket::{Arrival, DataMessage},
 };
+use dialects::target::Incoming;
 use measure::{defects::Defect, record::LagKind, timeline::NoteEvent};
 use protocol::{Event, Frame};
 use std::time::{Duration, Instant};
@@ -24,8 +25,12 @@ pub(super) struct Receiver<'a> {
     pub(super) behaviour: &'a Behaviour,
     /// The present question, if the target speaks a foreign dialect.
     pub(super) turn: Option<&'a mut Turn>,
+    /// What a target file tells the session, if the target has one.
+    pub(super) described: Option<&'a mut Described>,
     /// Set when an event arrives.
     pub(super) has_event: bool,
+    /// Number of messages that ask for a reply.
+    pub(super) pings: usize,
 }
 
 impl Receiver<'_> {
@@ -34,7 +39,7 @@ impl Receiver<'_> {
         match message {
             DataMessage::Http(part) => self.part(part, arrival),
             DataMessage::Text(text) if self.worker.plan().target.foreign.is_some() => {
-                self.answer(text, arrival);
+                self.answer(Incoming::text(text), arrival);
             }
             DataMessage::Text(text) => self.frame(text, arrival),
             DataMessage::Binary(bytes) => self.defect(Defect::Binary, bytes),
@@ -46,7 +51,8 @@ impl Receiver<'_> {
         // A foreign server may repeat the key.
         let hidden = self.worker.plan().target.foreign.as_ref().map(|_| {
             let text = String::from_utf8_lossy(frame);
-            self.worker.run().connector.hide(&text)
+            let text = self.worker.run().connector.hide(&text);
+            self.described.as_ref().map_or_else(|| text.clone(), |described| described.hide(&text))
         });
         let frame = hidden.as_deref().map_or(frame, str::as_bytes);
         match self.queries.defects() {

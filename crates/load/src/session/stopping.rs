@@ -22,9 +22,9 @@ impl Session {
         tokio::task::spawn_local(async move {
             let stopping = Box::pin(async {
                 let token = Secret::new("");
-                let Ok(opened) = connector.open(session, &token, None, 0, dial).await else { return };
+                let Ok(opened) = connector.open(session, &token, None, 0, dial, None).await else { return };
                 let mut socket = opened.socket;
-                let Ok(request) = connector.call(socket.endpoint(), call.method, &call.path, None) else {
+                let Ok(request) = connector.call(socket.endpoint(), &call) else {
                     return;
                 };
                 socket.send(&request);

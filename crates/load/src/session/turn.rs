@@ -8,7 +8,7 @@ use crate::{
     http_stream::StreamPart,
     http1::ResponseHead,
 };
-use dialects::{Answer, Call, Dialect, errors};
+use dialects::{Answer, Call, Dialect, errors, sse::read::SseEvent};
 use http::StatusCode;
 use std::{
     future::pending,
@@ -32,6 +32,15 @@ pub(super) enum Step {
     Renews,
     /// Nothing of it is awaited.
     Over,
+}
+
+/// How an answer is read on after a lost connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ReadOn {
+    /// With this call.
+    Call(Call),
+    /// As the target file tells.
+    Described,
 }
 
 /// A refusal by the server.
@@ -64,8 +73,10 @@ pub(super) struct Turn {
     pub(super) backoff: Backoff,
     /// Until when a refused question is repeated.
     pub(super) until: Instant,
-    /// The answer is to be read on, with this call, instead of asked for.
-    pub(super) resume: Option<Call>,
+    /// The answer is to be read on instead of asked for.
+    pub(super) resume: Option<ReadOn>,
+    /// Method and URL of the last request.
+    pub(super) asked: String,
     /// Tokens that the simulator was asked for.
     pub(super) tokens: Option<u32>,
     /// The ideal times of the first token and of the end in milliseconds, as far as they were asked for.
@@ -87,15 +98,15 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Notes a part of the HTTP response. Returns the data of an event.
-    pub(super) fn part<'a>(&mut self, part: StreamPart<'a>) -> Option<&'a str> {
+    /// Notes a part of the HTTP response. Returns the event, if it is one.
+    pub(super) fn part<'a>(&mut self, part: StreamPart<'a>) -> Option<SseEvent<'a>> {
         match part {
             StreamPart::Accepted(head) => {
                 self.step = Step::Accepted;
                 self.boot_id = head.text(FOREIGN_BOOT_ID).map(str::to_owned);
                 None
             }
-            StreamPart::Event(event) => Some(event.data),
+            StreamPart::Event(event) => Some(event),
             StreamPart::Refused(head, body) => {
                 self.refusal = Some(Refusal::new(head, body));
                 None
@@ -114,6 +125,11 @@ impl Turn {
             _ => pending().await,
         }
         self.step = Step::Send;
+    }
+
+    /// Returns whether the question, or what reads its answer on, is to be sent.
+    pub(super) const fn is_due(&self) -> bool {
+        matches!(self.step, Step::Send)
     }
 
     /// Returns whether the server has the question, or a part of it.
