@@ -119,14 +119,21 @@ fn each_run_has_a_fresh_stack_with_its_settings() {
             "{variant:#}"
         );
     }
-    // What was asked for is what ran: the gateways of each run, and a log only with delivery=log.
-    for (point, gateways) in points(&result).iter().zip([1, 1, 2, 2]) {
+    // What was asked for is what ran, and the results say so.
+    for (point, (gateways, delivery)) in
+        points(&result).iter().zip([(1, "pubsub"), (1, "log"), (2, "pubsub"), (2, "log")])
+    {
         let summary = place.results.path().join(format!("{}_summary.json", point["run"].as_str().unwrap()));
         let summary: Value = serde_json::from_str(&fs::read_to_string(summary).unwrap()).unwrap();
         let seen =
             (1..=3).filter(|number| summary["health"].get(format!("rss_mb{{wsproxy-{number}}}")).is_some());
         assert_eq!(seen.count(), gateways, "{summary:#}");
         assert_eq!(summary["seed"], 7);
+        let settings = &summary["stack_settings"];
+        for role in ["server", "wsproxy"] {
+            assert_eq!(settings[role], serde_json::json!({ "delivery": delivery }), "{settings:#}");
+        }
+        assert_eq!(settings["stack"]["redis-persistence"], "none", "{settings:#}");
     }
     let shown = text(&output);
     for part in
