@@ -15,7 +15,17 @@ impl Session {
         match event {
             ConnectionEvent::Read(chunk) => {
                 let Self {
-                    worker, connection, replay, queries, behaviour, delivery, hops, log, turn, ..
+                    worker,
+                    connection,
+                    replay,
+                    queries,
+                    behaviour,
+                    delivery,
+                    hops,
+                    log,
+                    turn,
+                    silence,
+                    ..
                 } = self;
                 let turn = turn.as_deref_mut();
                 let mut receiver = Receiver {
@@ -27,11 +37,12 @@ impl Session {
                     log,
                     behaviour,
                     turn,
-                    has_event: false,
+                    last_event: None,
                 };
                 let ended = connection.decode(&chunk, |message, arrival| receiver.message(message, arrival));
-                if receiver.has_event {
+                if let Some(at) = receiver.last_event {
                     connection.event_arrived();
+                    silence.heard(at);
                 }
                 if let Some(ended) = ended {
                     self.handle(ended);
@@ -51,6 +62,7 @@ impl Session {
     fn opened(&mut self, time: AttemptTime) {
         let now = Instant::now();
         let reconnect = self.connection.opened(now);
+        self.silence.resumed(now);
         self.log.note(self.worker.moment(now), NoteEvent::SocketOpened(reconnect.map(|lost| lost.gap)));
         if let Some(reconnect) = reconnect {
             self.log.reconnected(reconnect);
@@ -118,6 +130,7 @@ impl Session {
         };
         if is_cut {
             self.log.socket_cut();
+            self.silence.intended();
             self.behaviour.socket_cut(loss.at);
         }
         let mut backoff = self.backoff();

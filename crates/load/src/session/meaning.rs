@@ -20,7 +20,7 @@ impl Receiver<'_> {
 
     /// Handles a message, or the data of an event.
     pub(super) fn answer(&mut self, data: &str, arrival: Arrival) {
-        self.has_event = true;
+        self.last_event = Some(arrival.at);
         let Some(turn) = self.turn.as_deref_mut() else {
             return self.defect(Defect::Foreign, data.as_bytes());
         };

@@ -20,6 +20,7 @@ mod queries;
 mod receive;
 mod replay;
 mod schedule;
+mod silence;
 mod stopping;
 mod time_limits;
 mod turn;
@@ -42,6 +43,7 @@ use protocol::SessionId;
 use queries::Queries;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use replay::ReplayWindow;
+use silence::QuerySilence;
 use std::rc::Rc;
 use time_limits::TimeLimits;
 use turn::Turn;
@@ -84,6 +86,7 @@ struct Session {
     delivery: DeliveryTimes,
     hops: Hops,
     log: SessionLog,
+    silence: QuerySilence,
     /// The present question, or the last one, if the target speaks a foreign dialect.
     turn: Option<Box<Turn>>,
     /// The id of the last answer, if the next question may name it.
@@ -113,6 +116,7 @@ impl Session {
             delivery: DeliveryTimes::new(worker.shared_clock()),
             hops: Hops::default(),
             log: SessionLog::new(),
+            silence: QuerySilence::default(),
             turn: None,
             previous_answer: None,
             stage: Stage::Open,

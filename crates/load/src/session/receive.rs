@@ -24,8 +24,8 @@ pub(super) struct Receiver<'a> {
     pub(super) behaviour: &'a Behaviour,
     /// The present question, if the target speaks a foreign dialect.
     pub(super) turn: Option<&'a mut Turn>,
-    /// Set when an event arrives.
-    pub(super) has_event: bool,
+    /// Arrival of the last event.
+    pub(super) last_event: Option<Instant>,
 }
 
 impl Receiver<'_> {
@@ -78,7 +78,7 @@ impl Receiver<'_> {
     }
 
     pub(super) fn event(&mut self, event: &Event<'_>, frame: &str, arrival: Arrival) {
-        self.has_event = true;
+        self.last_event = Some(arrival.at);
         if self.replay.permits(event.position, |position| self.queries.has(position)) {
             let seq = event.position.map_or(0, |position| position.seq);
             self.log.event_replayed(self.worker.moment(arrival.at), seq);
