@@ -247,7 +247,9 @@ fn a_full_disk_is_named_and_leaves_no_process() {
     let mut sweep = on_a_small_disk(&place.sweep(&arguments), place.results.path(), 16 << 10);
     let output = sweep.output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("No space left on device"), "{}", text(&output));
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(stdout.contains("SWEEP  2 variants"), "what was found goes to the terminal: {stdout}");
+    assert!(stderr.contains("No space left on device"), "{}", text(&output));
     place.nothing_is_left();
     place.no_file_is_left();
 }
