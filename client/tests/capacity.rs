@@ -261,7 +261,7 @@ fn while_throttled<T>(child: &ChildGuard, f: impl FnOnce() -> T) -> T {
 }
 
 #[test]
-#[ignore = "takes half a minute: scripts/nightly.sh runs it"]
+#[ignore = "takes a minute: scripts/nightly.sh runs it"]
 fn a_generator_without_enough_cpu_is_named_and_never_reported_as_a_ceiling() {
     let server = server(10_000);
     let dir = tempfile::tempdir().unwrap();
