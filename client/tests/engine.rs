@@ -250,6 +250,16 @@ fn silence_is_a_timeout() {
 }
 
 #[test]
+fn a_query_waits_for_the_end_of_one_that_was_given_up() {
+    // The server answers the first query when the second one is sent.
+    let refuse = [("run", vec![(200, None), (409, None), (409, None)])];
+    let server = Running::start(Script { silent: true, refuse: refuse.into(), ..Script::default() });
+    let summary = summary(&server, |args| args.query_timeout = Some(1.0.into()), 1, 2);
+    check(&summary, &[("queries_timeout", 2), ("queries_rejected", 0), ("tokens_lost", 36)]);
+    assert_eq!(server.seen().runs, 4);
+}
+
+#[test]
 fn a_silent_socket_is_dropped_and_resumed() {
     let server = Running::start(Script { silent: true, ..Script::default() });
     let change = |args: &mut RunArgs| {

@@ -147,7 +147,11 @@ fn earlier_runs_one_stream_and_the_report_have_no_serious_barriers() {
     browser.click("#runs button[aria-label^='Files']");
     browser.click("#runs button[aria-label^='Report']");
     browser.wait("!document.querySelector('#report').hidden");
-    check(&mut browser, &axe, "history", &mut found);
+    browser.click("#runs button[aria-label^='Queries']");
+    browser.wait("document.querySelectorAll('#query-list tbody tr').length === 6");
+    browser.click("#query-list button");
+    browser.wait("document.querySelector('#query-detail pre')");
+    check(&mut browser, &axe, "history with a query", &mut found);
     browser.click("#runs button[aria-label^='Delete']");
     browser.wait("document.querySelector('#confirm').open");
     check(&mut browser, &axe, "the question before a deletion", &mut found);

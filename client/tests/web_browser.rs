@@ -195,6 +195,36 @@ fn runs_are_started_compared_and_deleted_by_keyboard_alone() {
     browser.picture(&pictures(dir.path()).join("report-1200.png"));
     assert_eq!(browser.value("document.querySelector('#report').contentDocument"), Value::Null);
 
+    // One query in detail, from the list and by its number.
+    browser.tab_to("#runs button[aria-label^='Queries']");
+    browser.press("Enter");
+    browser.wait("document.activeElement.id === 'queries-title'");
+    browser.wait("document.querySelectorAll('#query-list tbody tr').length === 6");
+    browser.tab_to("#query-list button");
+    browser.press("Enter");
+    browser.wait("document.activeElement.id === 'query-title'");
+    let id = browser.text("#query-list button");
+    assert_eq!(browser.text("#query-title"), format!("Query {id}"));
+    assert_eq!(browser.value("document.querySelectorAll('#query-detail .token').length"), 18);
+    assert!(
+        browser.text("#query-detail pre").contains("terminator"),
+        "{}",
+        browser.text("#query-detail pre")
+    );
+    browser.picture(&pictures(dir.path()).join("query-1200.png"));
+    browser.resize(400, 900);
+    assert!(fits(&mut browser));
+    browser.picture(&pictures(dir.path()).join("query-400.png"));
+    browser.resize(1200, 900);
+    browser.value("document.querySelector('#filter').focus()");
+    browser.tab_to("#query-form input");
+    browser.write("1:2");
+    browser.press("Enter");
+    browser.wait("document.querySelector('#query-detail pre').innerText.match(/session\\.*: 1 [^]*number in the session\\.*: 2/)");
+    browser.set("#query-form input", "9:9");
+    browser.press("Enter");
+    browser.wait("document.querySelector('#problem').innerText.includes('has no query `9:9`')");
+
     // Sorting, filtering and deletion.
     let first = browser.text("#runs tbody th");
     browser.value("document.querySelector('#filter').focus()");
@@ -225,7 +255,7 @@ fn runs_are_started_compared_and_deleted_by_keyboard_alone() {
         assert!(fits(&mut browser), "{part}");
         browser.picture(&pictures(dir.path()).join(format!("{part}-400.png")));
     }
-    assert_clean(&mut browser, &url, &[]);
+    assert_clean(&mut browser, &url, &["404"]);
 }
 
 #[test]

@@ -118,6 +118,8 @@ pub fn wrap(head: &str, text: &str, columns: usize) -> String {
     if width(head) + width(text) <= columns {
         return format!("{head}{text}");
     }
+    // A percentage stays on one line.
+    let text = text.replace(" %", "\u{a0}%");
     let longest = text.split(' ').map(width).max().unwrap_or(0);
     let hanging = if width(head) + longest <= columns { width(head) } else { 2 * MARGIN.len() };
     let (mut lines, mut line, mut begun) = (Vec::new(), head.to_owned(), false);
@@ -135,7 +137,7 @@ pub fn wrap(head: &str, text: &str, columns: usize) -> String {
         begun = true;
     }
     lines.push(line);
-    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n").replace('\u{a0}', " ")
 }
 
 #[cfg(test)]
@@ -146,6 +148,7 @@ mod tests {
     fn lines_break_at_spaces_and_hang() {
         assert_eq!(wrap("  a: ", "aa bb cc", 10), "  a: aa bb\n     cc");
         assert_eq!(wrap("  a: ", "aa  bb  cc", 10), "  a: aa\n     bb\n     cc");
+        assert_eq!(wrap("  ", "is 90 % so", 7), "  is\n  90 %\n  so");
         assert_eq!(wrap("  ", "", 7), "  ");
         assert_eq!(wrap("  ", "unbreakable", 4), "  unbreakable");
         assert_eq!(wrap("  name: ", "of abcdefgh", 12), "  name: of\n    abcdefgh");

@@ -7,7 +7,7 @@ const POINTS = 400;
 // Width of a letter, roughly.
 const LETTER = 8;
 
-function shape(name, attributes, text) {
+export function shape(name, attributes, text) {
   const element = document.createElementNS(SPACE, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   if (text !== undefined) element.textContent = text;

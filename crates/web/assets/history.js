@@ -1,5 +1,6 @@
 // Earlier runs: sorting and filtering, report, comparison, download and deletion.
 import { $, bytes, count, el, figure, fill, problem, titled } from './dom.js';
+import * as query from './query.js';
 import { get, send } from './server.js';
 
 // Heading, key to sort by, and the text of a cell.
@@ -65,8 +66,9 @@ function row(run) {
     return made;
   };
   const report = button('Report', open);
-  report.disabled = !run.can_compare;
-  return el('tr', {}, ...cells, el('td', {}, side), el('td', {}, el('span', { className: 'row' }, report, button('Files', files), button('Delete', ask))));
+  const queries = button('Queries', one => attempt(() => query.list(one.run)));
+  report.disabled = queries.disabled = !run.can_compare;
+  return el('tr', {}, ...cells, el('td', {}, side), el('td', {}, el('span', { className: 'row' }, report, queries, button('Files', files), button('Delete', ask))));
 }
 
 const on = side => [...sides].filter(([, of]) => of === side).map(([name]) => name);
@@ -129,6 +131,7 @@ $('confirm-yes').addEventListener('click', () => attempt(async () => {
   $('confirm').close();
   await send('DELETE', `/api/history/${encodeURIComponent(asked.run)}`);
   fill($('files'));
+  query.hide();
   $('comparison').hidden = true;
   $('report').hidden = true;
   await load();

@@ -4,6 +4,7 @@ import { follow, get } from './server.js';
 import * as now from './now.js';
 import * as start from './start.js';
 import * as past from './history.js';
+import * as query from './query.js';
 import * as trial from './trial.js';
 
 const parts = { now: now.shown, start: () => {}, history: past.load, trial: () => {} };
@@ -25,6 +26,15 @@ function take(event) {
   now.take(event);
   if (event.type === 'page') start.running(event.state === 'running' || event.state === 'stopping');
 }
+
+$('look-back-queries').addEventListener('click', async () => {
+  location.hash = '#history';
+  try {
+    await query.list(now.id());
+  } catch (error) {
+    problem(error.message);
+  }
+});
 
 async function begin() {
   window.addEventListener('hashchange', show);

@@ -47,6 +47,7 @@ function page(event) {
   }
 }
 
+export const id = () => run.id;
 export const prepare = () => draw();
 export const shown = () => draw();
 
@@ -65,6 +66,7 @@ function render() {
   $('controls').hidden = !is_on;
   if (is_on) controls();
   $('live').hidden = !run.second && !run.status;
+  $('look-back').hidden = !run.end || !run.verdict;
   $('messages').hidden = !run.end?.messages;
   $('messages').textContent = run.end?.messages ?? '';
   if ($('live').hidden) return;

@@ -8,7 +8,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
 /// Path, type and contents of each file.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", "text/html; charset=utf-8", include_str!("../assets/index.html")),
     ("/icon.svg", "image/svg+xml", include_str!("../assets/icon.svg")),
     ("/report.css", STYLE, report::html::STYLE),
@@ -20,6 +20,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/now.js", SCRIPT, include_str!("../assets/now.js")),
     ("/start.js", SCRIPT, include_str!("../assets/start.js")),
     ("/history.js", SCRIPT, include_str!("../assets/history.js")),
+    ("/query.js", SCRIPT, include_str!("../assets/query.js")),
     ("/trial.js", SCRIPT, include_str!("../assets/trial.js")),
 ];
 

@@ -111,6 +111,21 @@ pub(crate) fn file(run: &StoredRun, name: &str) -> Result<PathBuf, Refusal> {
     found.cloned().ok_or_else(|| Refusal::missing(format!("the run {} has no file {name}", run.name)))
 }
 
+/// Returns the common start of the names of a run's files.
+///
+/// # Errors
+/// There is no such run, or a link or a special file has the name of one of these `endings`.
+pub(crate) fn base(directory: &Path, name: &str, endings: &[&str]) -> Result<PathBuf, Refusal> {
+    let run = find(directory, name)?;
+    for ending in endings {
+        let file = format!("{name}{ending}");
+        if directory.join(&file).symlink_metadata().is_ok() {
+            self::file(&run, &file)?;
+        }
+    }
+    Ok(directory.join(name))
+}
+
 /// Returns the summaries of runs, to compare them.
 ///
 /// # Errors
@@ -153,6 +168,10 @@ mod tests {
             assert!(find(dir.path(), name).is_err(), "{name}");
         }
         assert!(summaries(dir.path(), &["a_20260101_000000".into()]).is_err());
+        assert_eq!(base(dir.path(), &run.name, &[".csv"]), Ok(dir.path().join(&run.name)));
+        std::os::unix::fs::symlink(dir.path().join("secret"), dir.path().join("b_20260102_000000.csv"))
+            .unwrap();
+        assert!(base(dir.path(), &run.name, &[".csv"]).is_err());
         assert_eq!(list(&dir.path().join("none")).unwrap(), Vec::<Value>::new());
     }
 }

@@ -1,6 +1,7 @@
 //! Attacks on the page over real sockets: each must be refused, and must not lock the user out or reach a run.
 
 use parking_lot::Mutex;
+use rustix::fs::{CWD, FileType, Mode};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -292,7 +293,15 @@ fn without_the_token_nothing_is_read_or_changed() {
         ["", "Bearer", "Bearer ", "Bearer x", token, &origin[..origin.len() - 1], &format!("{origin}x")]
     {
         let headers = own.replace(&origin, wrong);
-        for path in ["/api/state", "/api/events", "/api/history", "/api/trial/frames"] {
+        let queries = "/api/history/a_20260101_000000/queries";
+        for path in [
+            "/api/state",
+            "/api/events",
+            "/api/history",
+            queries,
+            &format!("{queries}/1:1"),
+            "/api/trial/frames",
+        ] {
             assert_eq!(page.send("GET", path, &headers, "").0, 401, "{wrong}: {path}");
         }
         for path in [
@@ -648,6 +657,35 @@ fn a_link_to_elsewhere_is_neither_listed_nor_sent_nor_deleted() {
         assert!(matches!(deleted, 400 | 404), "{name}: {deleted}");
     }
     assert_eq!(fs::read_to_string(&secret).unwrap(), "hush");
+}
+
+#[test]
+fn queries_are_read_from_regular_files_of_the_run_alone() {
+    let page = Page::start(PageSettings::default());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let secret = elsewhere.path().join("secret");
+    fs::write(&secret, "{\"query_id\":\"hush\",\"kept_as\":\"slowest\"}\n").unwrap();
+    let run = "a_20260101_000000";
+    page.write(&format!("{run}_summary.json"), "{}");
+    let get = |path: &str| page.send("GET", &format!("/api/history/{run}/{path}"), &page.own_headers(), "");
+    assert_eq!(get("queries"), (200, get("queries").1));
+    assert_eq!(get("queries/slowest").0, 404);
+    let queries = page.write(&format!("{run}_queries.jsonl"), &fs::read_to_string(&secret).unwrap());
+    let (status, found) = get("queries/slowest");
+    assert!(status == 200 && found.contains("hush"), "{found}");
+    for odd in ["..%2f..%2fetc", "%00", "a:b:c", "-1:99999999999999999999", "*"] {
+        assert_eq!(get(&format!("queries/{odd}")).0, 404, "{odd}");
+    }
+    fs::remove_file(&queries).unwrap();
+    std::os::unix::fs::symlink(&secret, &queries).unwrap();
+    for path in ["queries", "queries/slowest", "queries/hush"] {
+        let (status, found) = get(path);
+        assert!(status == 404 && !found.contains("hush\""), "{path}: {status} {found}");
+    }
+    // A pipe would be waited for without an end.
+    fs::remove_file(&queries).unwrap();
+    rustix::fs::mknodat(CWD, &queries, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    assert_eq!(get("queries").0, 404);
 }
 
 #[test]

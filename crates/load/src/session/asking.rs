@@ -96,7 +96,7 @@ impl Session {
             answer: foreign.dialect.answer(),
             step: Step::Send,
             backoff: self.backoff(),
-            until: Instant::now() + self.time_limits().call(),
+            until: Instant::now() + self.time_limits().refusals(),
             resume: None,
             tokens: simulated.and(tokens),
             ideal,

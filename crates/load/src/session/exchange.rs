@@ -10,6 +10,9 @@ use measure::{record::Failure, silence::allowed, timeline::NoteEvent};
 use protocol::{RunResponse, SessionId};
 use std::{future::pending, pin::Pin, rc::Rc, time::Instant};
 
+/// The status of a call for a session that has a running query.
+const CONFLICT: u16 = 409;
+
 impl Session {
     /// Sends query `num` and handles events until it is finished or its deadline has passed.
     pub(super) async fn query(&mut self, num: u32, query: DueQuery) {
@@ -55,16 +58,32 @@ impl Session {
         let mut backoff = self.backoff();
         let session = self.id.unwrap_or_else(|| SessionId::new(uuid::Uuid::nil()));
         let body = self.user.request(&worker.plan().users, num, id, query.tokens);
-        let until = Instant::now() + self.time_limits().call();
+        let until = Instant::now() + self.time_limits().refusals();
+        let previous_may_run = self.queries.previous_may_run();
         async move {
-            let on_step = |step: CallStep<'_>| match step {
-                CallStep::Sent(at) => {
-                    progress.sent(at);
-                    worker.run().first_send.note(at);
+            let mut is_first = true;
+            loop {
+                let on_step = |step: CallStep<'_>| match step {
+                    CallStep::Sent(at) if is_first => {
+                        progress.sent(at);
+                        worker.run().first_send.note(at);
+                    }
+                    CallStep::Sent(_) => {}
+                    CallStep::Failed(failure) => progress.failed(failure),
+                };
+                let result = worker.http().run(session, &body, &mut backoff, until, on_step).await;
+                is_first = false;
+                // The server still answers a query that this session gave up.
+                let is_busy = |failure: &Failure| previous_may_run && failure.code == Some(CONFLICT);
+                if !result.as_ref().is_err_and(is_busy) {
+                    return result;
                 }
-                CallStep::Failed(failure) => progress.failed(failure),
-            };
-            worker.http().run(session, &body, &mut backoff, until, on_step).await
+                let delay = backoff.next_requested(None);
+                if Instant::now() + delay >= until {
+                    return result;
+                }
+                tokio::time::sleep(delay).await;
+            }
         }
     }
 

@@ -130,6 +130,11 @@ impl Queries {
         self.current.as_ref().map_or(Progress::Finished, Query::progress)
     }
 
+    /// Returns whether the server may still answer the query before the current one: it was accepted, and its end did not arrive.
+    pub(super) fn previous_may_run(&self) -> bool {
+        self.previous.as_ref().is_some_and(|query| query.response.is_some() && !query.is_whole())
+    }
+
     /// Returns the number of queries that began.
     pub(super) const fn begun(&self) -> u32 {
         self.begun

@@ -26,6 +26,11 @@ impl TimeLimits {
         self.query_timeout.unwrap_or(BLIND_PATIENCE)
     }
 
+    /// Returns how long a refused query is sent again. One that is accepted later would be beyond its own limit at once.
+    pub(super) fn refusals(self) -> Duration {
+        self.query_timeout.unwrap_or(PATIENCE)
+    }
+
     /// Returns how long a query with this response may take.
     pub(super) fn query(self, response: &RunResponse) -> Duration {
         let ideal = millis(response.ideal_e2el_ms);
@@ -35,5 +40,22 @@ impl TimeLimits {
     /// Returns the longest delay that a gateway may request before a reconnect: as long as the query or a call may take.
     pub(super) fn reconnect(self, response: Option<&RunResponse>) -> Duration {
         response.map_or_else(|| self.call(), |response| self.query(response).max(self.call()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_query_is_accepted_when_its_own_time_is_over() {
+        for query_timeout in [None, Some(1), Some(30), Some(90)] {
+            let limits = TimeLimits::new(query_timeout.map(Duration::from_secs));
+            for ideal_e2el_ms in [None, Some(0.0), Some(900.0)] {
+                let response = RunResponse { ideal_e2el_ms, ..RunResponse::default() };
+                assert!(limits.refusals() <= limits.query(&response), "{query_timeout:?} {ideal_e2el_ms:?}");
+                assert!(limits.refusals() <= limits.call());
+            }
+        }
     }
 }

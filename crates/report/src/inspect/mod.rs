@@ -43,6 +43,15 @@ impl Inspection {
     }
 }
 
+/// Returns the queries of a run whose timelines are stored: the slowest ones first, then the broken ones. `base` is the common start of the
+/// names of the run's files.
+///
+/// # Errors
+/// The file of timelines cannot be read. A run without that file has none.
+pub fn kept(base: &Path) -> Result<Vec<StoredQuery>, FileError> {
+    stored::read(&with_ending(base, stored::ENDING))
+}
+
 /// Finds a query of a run. `run` is any file of the run, the common start of their names, or the run's id in the directory `results`.
 /// `query` is a query's id, `slowest`, `broken`, or the index or id of a session and a query's number: `12:3`.
 ///

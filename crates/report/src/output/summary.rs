@@ -9,7 +9,7 @@ use super::{
     generators, hops,
     host::Host,
     info, memory,
-    ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
+    ratios::{delivery_ratio, integrity, queries_at_once, rate, sessions_at_once, share},
     resources,
 };
 use crate::values::escaped_json;
@@ -292,11 +292,12 @@ fn failures(run: &RunData) -> Vec<Value> {
 }
 
 fn concurrency(run: &RunData, info: &RunInfo) -> Value {
+    let (sessions, queries) = (sessions_at_once(run, info.elapsed), queries_at_once(run));
     json!({
-        "sessions_mean": mean_concurrency(run.sessions.time, info.elapsed),
-        "sessions_peak": run.concurrency.peak_sessions(),
-        "queries_mean": mean_concurrency(run.queries.time, run.duration()),
-        "queries_peak": run.concurrency.peak_queries(),
+        "sessions_mean": sessions.mean,
+        "sessions_peak": sessions.peak,
+        "queries_mean": queries.mean,
+        "queries_peak": queries.peak,
     })
 }
 

@@ -5,7 +5,7 @@ use super::{
     RunInfo,
     conclusion::Conclusion,
     faults, generators, hops, memory,
-    ratios::{delivery_ratio, integrity, mean_concurrency, rate, share},
+    ratios::{MeanAndPeak, delivery_ratio, integrity, queries_at_once, rate, sessions_at_once, share},
     resources,
 };
 use crate::{
@@ -252,10 +252,11 @@ fn throughput(out: &mut TextBuilder, run: &RunData, info: &RunInfo, conclusion: 
         let p95 = p95.map_or_else(String::new, |ms| format!(", e2el_ms p(95)={}", short(ms)));
         out.entry("steady state", &format!("{} s to {} s: {tokens}{p95}", steady.from_s, steady.to_s));
     }
-    let mean = mean_concurrency(sessions.time, info.elapsed);
-    out.entry("concurrent sessions", &format!("mean {mean:.1}, peak {}", run.concurrency.peak_sessions()));
-    let mean = mean_concurrency(queries.time, duration);
-    out.entry("concurrent queries", &format!("mean {mean:.1}, peak {}", run.concurrency.peak_queries()));
+    let text = |MeanAndPeak { mean, peak }: MeanAndPeak| {
+        format!("mean {mean:.1}, peak {}", (peak * 10.0).round() / 10.0)
+    };
+    out.entry("concurrent sessions", &text(sessions_at_once(run, info.elapsed)));
+    out.entry("concurrent queries", &text(queries_at_once(run)));
     if info.generator.arrivals.dropped > 0 {
         out.entry("dropped_iterations", &info.generator.arrivals.dropped.to_string());
     }

@@ -2,6 +2,7 @@
 
 mod events;
 mod files;
+mod queries;
 mod runs;
 mod trial;
 
@@ -29,6 +30,8 @@ pub(crate) fn router() -> Router<Arc<Page>> {
         .route("/api/run/inject", post(runs::inject))
         .route("/api/history", get(files::history))
         .route("/api/history/{run}", delete(files::delete))
+        .route("/api/history/{run}/queries", get(queries::kept))
+        .route("/api/history/{run}/queries/{query}", get(queries::inspect))
         .route("/api/compare", post(files::compare))
         .route("/api/links", post(files::link))
         .route("/files/{link}/{name}", get(files::file))
@@ -58,14 +61,22 @@ async fn blocking(act: impl FnOnce() -> Result<Value, Refusal> + Send + 'static)
     spawn_blocking(act).await.map_err(Refusal::broken)?.map(Json)
 }
 
-/// Calls a command, and returns how it ended.
-async fn call(page: &Arc<Page>, arguments: Vec<String>) -> Answer {
-    // The command keeps its right to its end, also if the browser does not wait for it.
+/// Does something long that blocks. Few of them run at the same time.
+async fn one_of_few(page: &Page, act: impl FnOnce() -> Result<Value, Refusal> + Send + 'static) -> Answer {
     let right = Arc::clone(&page.calls).acquire_owned().await.map_err(Refusal::broken)?;
-    let page = Arc::clone(page);
+    // The act keeps its right to its end, also if the browser does not wait for it.
     blocking(move || {
         let _right = right;
-        let Called { code, text, messages } = page.program.call(&arguments).map_err(Refusal::broken)?;
+        act()
+    })
+    .await
+}
+
+/// Calls a command, and returns how it ended.
+async fn call(page: &Arc<Page>, arguments: Vec<String>) -> Answer {
+    let program = Arc::clone(&page.program);
+    one_of_few(page, move || {
+        let Called { code, text, messages } = program.call(&arguments).map_err(Refusal::broken)?;
         Ok(json!({ "exit_code": code, "text": text, "messages": messages }))
     })
     .await
