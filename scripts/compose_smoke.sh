@@ -13,8 +13,9 @@ usage() {
     cat <<USAGE
 usage: scripts/compose_smoke.sh
 
-Starts Redis, HAProxy, 2 servers and 3 gateways, and runs $CLIENTS clients × $QUERIES queries four times: on this stack, with 5 gateways,
-while a gateway is killed and Redis loses its data, and from the host while a server is paused and Redis refuses writes in three ways.
+Starts Redis, HAProxy, 2 servers and 3 gateways, and runs $CLIENTS clients × $QUERIES queries five times: on this stack, from the host
+while the gateways are scaled to 5 and to 2, with 5 gateways, while a gateway is killed and Redis loses its data, and from the host while a
+server is paused and Redis refuses writes in three ways.
 Exit code 0: everything worked, or the test was skipped because there is no container engine or no Compose. Any other exit code is a
 failure, and the logs are printed.
 Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and the variables in .env.example (base images, NOFILE, CARGO_BUILD_JOBS).
@@ -151,6 +152,29 @@ check_published_ports() {
     done
 }
 
+# Prints a number of the summary of the only run in a directory.
+summary_number() { # directory key
+    grep -Eho "^ *\"$2\": *[0-9]+" "$1"/*_summary.json | head -n 1 | grep -Eo '[0-9]+$'
+}
+
+# Scales the gateways from 3 to 5 and then to 2 while clients on the host stream through HAProxy. Sessions of the gateways that leave
+# continue on others, and no token may be lost, duplicated or reordered.
+scale_during_a_run() {
+    local results=$work/scaled status=0 key
+    mkdir "$results"
+    STREAMSTRESS_ANSWER_TOKENS=80 STREAMSTRESS_ITL_MS=50 "$bin/streamstress" --clients "$CLIENTS" --queries 8 --ramp-up 8s \
+        --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT" --output-dir "$results" \
+        --fault-stack "compose:$PROJECT" --fault wsproxy:scale=5@2s --fault wsproxy:scale=2@14s || status=$?
+    ((status == 0 || status == 98)) || fail "the client ended with exit code $status"
+    (($(grep -Eo '"outcome": *"injected"' "$results"/*_summary.json | wc -l) == 2)) || fail "the gateways were not scaled twice"
+    (($(summary_number "$results" queries_ok) == CLIENTS * 8)) || fail "queries failed while the gateways were scaled"
+    for key in tokens_lost tokens_duplicated tokens_reordered; do
+        (($(summary_number "$results" "$key") == 0)) || fail "$key is not 0 after the gateways were scaled"
+    done
+    (($(summary_number "$results" total_successful_reconnects) > 0)) || fail "no session moved to another gateway"
+    await_gateways 2
+}
+
 # Injects faults from a client on the host: one of two servers is paused while the first queries end, then Redis refuses writes in
 # three ways. No token may be lost, and only queries of the paused server may be excused.
 break_by_plan() {
@@ -203,6 +227,11 @@ say "$CLIENTS clients × $QUERIES queries"
 run_load
 find "$RESULTS_DIR" -name '*.csv' | grep -q . || fail "the client left no CSV"
 [[ -z $(find "$RESULTS_DIR" ! -user "$(stat -c %U "$RESULTS_DIR")") ]] || fail "results do not belong to their folder's owner"
+
+if command -v cargo >/dev/null; then
+    say "gateways are scaled from 3 to 5 and to 2 during a run"
+    scale_during_a_run
+fi
 
 say "the same load on five gateways"
 "${compose[@]}" up -d --no-build --scale wsproxy=5

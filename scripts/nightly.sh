@@ -14,6 +14,7 @@ Usage: scripts/nightly.sh [--only PARTS] [--seed N]
                  model        400,000 random histories of the delivery model; a test run has the same 40,000 each time
                  properties   property tests with 4,096 cases instead of 256
                  calibration  the calibration of the load client, five times
+                 capacity     searches for the ceiling, also with a throttled generator
   --seed N       the seed of everything that is random (drawn and printed otherwise)
   --help         this text
 
@@ -21,7 +22,7 @@ Exit code 0: all parts passed. Needs redis-server and haproxy, loads only loopba
 END
 }
 
-all=(matrix scenarios model properties calibration)
+all=(matrix scenarios model properties calibration capacity)
 parts=("${all[@]}") seed=$((RANDOM * 32768 + RANDOM))
 while (($#)); do
     case $1 in
@@ -55,6 +56,8 @@ calibration() {
         cargo test --locked -p client --test calibration -- --test-threads 1 --include-ignored || die "run $run of 5 failed"
     done
 }
+
+capacity() { cargo test --locked -p client --test capacity -- --test-threads 1 --include-ignored; }
 
 failed=()
 for part in "${parts[@]}"; do

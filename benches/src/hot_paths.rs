@@ -1,6 +1,7 @@
 //! The steps that every token, query or connect passes through, one call each. Criterion measures their time (`benches/parts.rs`), and
 //! `instructions.rs` counts their instructions.
 
+use crate::token_way;
 use bus::{LaneEnd, Lanes, Outlet};
 use measure::{
     BoundedSample, Interval, QuerySamples, Recorder,
@@ -36,7 +37,7 @@ pub struct HotPath {
 }
 
 /// All steps.
-pub const ALL: [HotPath; 9] = [
+pub const ALL: [HotPath; 11] = [
     HotPath { name: "event/encode", prepare: encode },
     HotPath { name: "event/prefix", prepare: prefix },
     HotPath { name: "event/decode_and_record", prepare: decode_and_record },
@@ -46,7 +47,29 @@ pub const ALL: [HotPath; 9] = [
     HotPath { name: "jwt/verify", prepare: jwt },
     HotPath { name: "digest/send_answer", prepare: send_answer },
     HotPath { name: "digest/receive_answer", prepare: receive_answer },
+    HotPath { name: TOKEN_WAY, prepare: token_way::plain },
+    HotPath { name: TOKEN_WAY_WITH_HOPS, prepare: token_way::with_hops },
 ];
+
+const TOKEN_WAY: &str = "token_way/plain";
+const TOKEN_WAY_WITH_HOPS: &str = "token_way/with_hops";
+
+/// Two steps, of which the second does something in addition that must not cost much.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// What the second step does in addition.
+    pub what: &'static str,
+    /// Name of the step without it.
+    pub without: &'static str,
+    /// Name of the step with it.
+    pub with: &'static str,
+    /// Largest ratio of the instructions of the second to those of the first.
+    pub limit: f64,
+}
+
+/// All pairs.
+pub const PAIRS: [Pair; 1] =
+    [Pair { what: "split by hop", without: TOKEN_WAY, with: TOKEN_WAY_WITH_HOPS, limit: 1.01 }];
 
 fn session(n: u128) -> SessionId {
     SessionId::new(Uuid::from_u128(n + 1))

@@ -4,7 +4,10 @@
 //! Valgrind's callgrind executes this program with one path, once with few and once with many calls. The difference is the cost of the
 //! calls alone.
 
-use crate::{args::Instructions, hot_paths};
+use crate::{
+    args::Instructions,
+    hot_paths::{self, Pair},
+};
 use anyhow::{Context, bail, ensure};
 use std::{collections::BTreeMap, fs, io::Write, process::Command};
 
@@ -56,6 +59,21 @@ pub fn run(options: &Instructions) -> anyhow::Result<bool> {
             ""
         };
         writeln!(out, "{name:<26}{before:>14.1}{now:>14.1}{ratio:>9.3}{verdict}")?;
+    }
+    Ok(pairs_hold(&counted, &mut out)? && held)
+}
+
+/// Prints what the second step of each pair costs in addition. Returns whether that is within the limits.
+fn pairs_hold(counted: &BTreeMap<String, f64>, out: &mut impl Write) -> anyhow::Result<bool> {
+    let mut held = true;
+    writeln!(out, "\n{:<26}{:>14}{:>14}{:>9}", "addition", "without", "with", "ratio")?;
+    for Pair { what, without, with, limit } in hot_paths::PAIRS {
+        let (before, now) = (counted[without], counted[with]);
+        let ratio = now / before;
+        let is_above = ratio > limit;
+        held &= !is_above;
+        let verdict = if is_above { format!("  above the limit of {limit}") } else { String::new() };
+        writeln!(out, "{what:<26}{before:>14.1}{now:>14.1}{ratio:>9.4}{verdict}")?;
     }
     Ok(held)
 }

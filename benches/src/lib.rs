@@ -27,6 +27,7 @@ mod search;
 mod stack_run;
 pub mod table;
 mod tabulate;
+mod token_way;
 mod usage;
 
 use args::{Args, Command};

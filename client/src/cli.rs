@@ -376,6 +376,9 @@ pub struct SizingArgs {
     /// server=half the cores, at most 4, others 1]
     #[arg(long, value_name = "ROLE=N", value_delimiter = ',')]
     pub threads: Vec<String>,
+    /// Use only the points with this workload, setting of the stack or number of processes, for example delivery=log or wsproxy=2 (repeatable)
+    #[arg(long = "where", value_name = "NAME=VALUE")]
+    pub choices: Vec<String>,
     /// Where the guide goes: a Markdown file, json (JSON on stdout) or json=FILE [default: Markdown on stdout]
     #[arg(long, value_name = "FILE|json")]
     pub out: Option<String>,

@@ -316,8 +316,8 @@ fn search_ceiling(mut args: CapacityArgs, matches: &ArgMatches, started_at: Offs
         Ok(found) => {
             print::found(found.result.text(Out::Stdout.columns()), &found.files, &found.unwritten);
             print::limit_results(&output_dir, keep_results);
-            if let Some(fell) = &found.fell {
-                messages::print_stderr(&format!("error: {fell}"));
+            for error in found.fell.iter().chain(&found.failed) {
+                messages::print_stderr(&format!("error: {error}"));
             }
             found.exit_code()
         }

@@ -2,7 +2,7 @@
 
 use load::watch::{Inventory, Member, Source};
 use plan::Plan;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use url::Url;
 
 /// Finds the stack that serves the plan's target: the one that the plan names, otherwise the one that listens at that address.
@@ -26,6 +26,10 @@ struct KnownStack(stack::inventory::Inventory);
 impl Inventory for KnownStack {
     fn members(&self) -> anyhow::Result<Vec<Member>> {
         Ok(self.0.members()?.into_iter().map(member).collect())
+    }
+
+    fn settings(&self) -> BTreeMap<String, String> {
+        self.0.settings()
     }
 
     fn every(&self) -> Duration {

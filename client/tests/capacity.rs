@@ -21,6 +21,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -132,28 +133,91 @@ fn an_interrupted_search_keeps_its_steps_and_continues() {
     assert_eq!(result["end"], "out_of_steps");
 }
 
+/// Returns the command with a directory for temporary files that only the search uses.
+fn in_a_place(mut command: Command, place: &Path) -> Command {
+    command.env("TMPDIR", place).env("XDG_RUNTIME_DIR", place);
+    command
+}
+
+/// Checks that a search left no process, and no temporary file or unix socket.
+fn nothing_is_left(processes: &[u32], place: &Path) {
+    wait_until_ended(processes);
+    assert_eq!(fs::read_dir(place).unwrap().count(), 0);
+}
+
 #[test]
-fn a_lost_terminal_ends_a_search_and_keeps_its_steps() {
+fn sigterm_ends_a_search_keeps_its_steps_and_leaves_nothing() {
     let server = server(1000);
-    let dir = tempfile::tempdir().unwrap();
-    let terminal = ChildGuard::start(&mut on_a_terminal(&search(&server, dir.path(), &["--to", "1000"])));
-    wait_until("the search opens sessions", || server.seen().heads.len() > 4);
+    let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut search = in_a_place(search(&server, dir.path(), &["--to", "1000"]), place.path());
+    let mut search = ChildGuard::start(search.stderr(Stdio::piped()).stdout(Stdio::null()));
+    let mut progress = BufReader::new(search.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    progress.find(|line| line.starts_with("step  1:")).expect("a step");
+    let processes = with_descendants(&[search.0.id()]);
+    search.signal(Signal::SIGTERM);
+    progress.for_each(drop);
+    assert_eq!(search.code(), Some(105));
+    let result = found(dir.path()).1;
+    assert_eq!(
+        (&result["end"], result["steps"].as_array().unwrap().len()),
+        (&"interrupted".into(), 1),
+        "{result:#}"
+    );
+    nothing_is_left(&processes, place.path());
+}
+
+#[test]
+fn a_lost_terminal_ends_a_search_keeps_its_steps_and_leaves_nothing() {
+    let server = server(1000);
+    let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let search = in_a_place(search(&server, dir.path(), &["--to", "1000"]), place.path());
+    let terminal = ChildGuard::start(&mut on_a_terminal(&search));
+    // The second load has eight sessions.
+    wait_until("a step is over", || server.seen().creates >= 8);
     let search = with_descendants(&[terminal.0.id()]);
     terminal.signal(Signal::SIGKILL);
-    wait_until_ended(&search);
-    assert_eq!(found(dir.path()).1["end"], "interrupted");
+    nothing_is_left(&search, place.path());
+    let result = found(dir.path()).1;
+    assert_eq!((&result["end"], &result["steps"][0]["outcome"]), (&"interrupted".into(), &"held".into()));
 }
 
 #[test]
 fn a_search_on_a_full_disk_says_what_it_found() {
     let server = server(12);
-    let dir = tempfile::tempdir().unwrap();
-    let plain = search(&server, dir.path(), &["--precision", "50", "--max-steps", "2"]);
+    let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let plain =
+        in_a_place(search(&server, dir.path(), &["--precision", "50", "--max-steps", "2"]), place.path());
     let output = on_a_small_disk(&plain, dir.path(), 96 << 10).output().unwrap();
     assert_eq!(output.status.code(), Some(98), "{}", text(&output));
-    for part in ["No space left on device", "So far: at least 8"] {
-        assert!(text(&output).contains(part), "{part}: {}", text(&output));
-    }
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(stdout.contains("So far: at least 8"), "{}", text(&output));
+    assert!(stderr.contains("No space left on device"), "{}", text(&output));
+    nothing_is_left(&[], place.path());
+}
+
+#[test]
+fn a_query_that_stops_breaks_its_step_before_it_times_out() {
+    let script =
+        Script { tokens: 10, itl: Duration::from_millis(30), stops_above: Some(3), ..Script::default() };
+    let server = Running::start(script);
+    let dir = tempfile::tempdir().unwrap();
+    let mut search = search(&server, dir.path(), &["--step", "30s", "--max-steps", "1"]);
+    let mut search = ChildGuard::start(search.stderr(Stdio::piped()).stdout(Stdio::null()));
+    let mut progress = BufReader::new(search.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let step = progress.find(|line| line.starts_with("step  1:")).expect("a step");
+    assert!(
+        step.contains("broken (stopped queries: ") && step.contains("had no token for more than 3.0 s"),
+        "{step}"
+    );
+    // The queries that stopped would time out half a minute later.
+    search.signal(Signal::SIGINT);
+    std::thread::sleep(Duration::from_millis(300));
+    search.signal(Signal::SIGINT);
+    progress.for_each(drop);
+    search.code();
+    let (_, result) = found(dir.path());
+    assert_eq!(result["limited_by"], "stopped queries", "{result:#}");
+    assert!(result["steps"][0]["seconds"].as_u64().unwrap() < 30, "{result:#}");
 }
 
 #[test]
@@ -176,6 +240,60 @@ fn the_limit_of_the_generator_is_no_ceiling() {
     assert!(result["ceiling_high"].is_null(), "{result:#}");
     assert!(text(&output).contains("The generator is the limit"), "{}", text(&output));
     assert!(text(&output).contains("this machine cannot produce it"), "{}", text(&output));
+}
+
+/// Stops a process for three quarters of the time while `f` runs. The process is not waited for meanwhile, so its id stays its own.
+fn while_throttled<T>(child: &ChildGuard, f: impl FnOnce() -> T) -> T {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                child.signal(Signal::SIGSTOP);
+                std::thread::sleep(Duration::from_millis(300));
+                child.signal(Signal::SIGCONT);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let result = f();
+        is_over.store(true, Relaxed);
+        result
+    })
+}
+
+#[test]
+#[ignore = "takes a minute: scripts/nightly.sh runs it"]
+fn a_generator_without_enough_cpu_is_named_and_never_reported_as_a_ceiling() {
+    let server = server(10_000);
+    let dir = tempfile::tempdir().unwrap();
+    let mut search = search(&server, dir.path(), &["--precision", "50"]);
+    let mut search = ChildGuard::start(search.stderr(Stdio::piped()).stdout(Stdio::null()));
+    let mut progress = BufReader::new(search.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    progress.find(|line| line.starts_with("step  2:")).expect("two steps");
+    let is_judged = |line: &String| ["not measurable", "broken"].iter().any(|outcome| line.contains(outcome));
+    let step = while_throttled(&search, || progress.find(is_judged)).expect("a step that did not hold");
+    assert!(step.contains("not measurable (the generator"), "{step}");
+    search.signal(Signal::SIGINT);
+    progress.for_each(drop);
+    assert_eq!(search.code(), Some(105));
+    let (_, result) = found(dir.path());
+    assert!(result["ceiling_low"].as_f64().unwrap() >= 8.0 && result["ceiling_high"].is_null(), "{result:#}");
+    let outcomes = result["steps"].as_array().unwrap().iter().map(|step| step["outcome"].as_str().unwrap());
+    assert!(!outcomes.clone().any(|outcome| outcome == "broken"), "{result:#}");
+}
+
+#[test]
+#[ignore = "takes half a minute: scripts/nightly.sh runs it"]
+fn the_ceiling_in_tokens_is_found() {
+    // Twelve places for answers of ten tokens in 0.3 s: 400 tokens per second.
+    let server = server(12);
+    let dir = tempfile::tempdir().unwrap();
+    let output = search(&server, dir.path(), &["--by", "tokens", "--precision", "40"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let (_, result) = found(dir.path());
+    assert_eq!((&result["by"], &result["end"]), (&"tokens".into(), &"found".into()), "{result:#}");
+    let ceiling = result["ceiling"].as_f64().unwrap();
+    assert!((300.0..=480.0).contains(&ceiling), "{result:#}");
+    assert!(text(&output).contains("tokens/s"), "{}", text(&output));
 }
 
 #[test]

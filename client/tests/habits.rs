@@ -159,3 +159,17 @@ fn a_gateway_says_when_to_come_back() {
     check(&refused, &[("total_reconnect_attempts", 2), ("total_successful_reconnects", 1)]);
     assert!(least(&refused) >= 1000.0, "{refused:#}");
 }
+
+#[test]
+fn the_wait_for_a_first_socket_is_measured_if_the_first_attempt_failed() {
+    let refuse = [("socket", vec![(503, Some("1")), (200, None)])].into();
+    let server = Running::start(Script { refuse, ..Script::default() });
+    let waited = summary(&server, |_| {}, 2, 1);
+    everything_came(&waited, 2, 1, 18);
+    let figures = &waited["metrics"]["first_socket_ms"];
+    assert_eq!(figures["count"], 1, "only one session was refused: {waited:#}");
+    assert!(figures["min"].as_f64().unwrap() >= 1000.0, "{figures:#}");
+    assert!(waited["metrics"]["connect_ms"]["max"].as_f64().unwrap() < 900.0, "{waited:#}");
+    let server = Running::start(Script::default());
+    assert!(summary(&server, |_| {}, 2, 1)["metrics"]["first_socket_ms"].is_null());
+}

@@ -119,14 +119,21 @@ fn each_run_has_a_fresh_stack_with_its_settings() {
             "{variant:#}"
         );
     }
-    // What was asked for is what ran: the gateways of each run, and a log only with delivery=log.
-    for (point, gateways) in points(&result).iter().zip([1, 1, 2, 2]) {
+    // What was asked for is what ran, and the results say so.
+    for (point, (gateways, delivery)) in
+        points(&result).iter().zip([(1, "pubsub"), (1, "log"), (2, "pubsub"), (2, "log")])
+    {
         let summary = place.results.path().join(format!("{}_summary.json", point["run"].as_str().unwrap()));
         let summary: Value = serde_json::from_str(&fs::read_to_string(summary).unwrap()).unwrap();
         let seen =
             (1..=3).filter(|number| summary["health"].get(format!("rss_mb{{wsproxy-{number}}}")).is_some());
         assert_eq!(seen.count(), gateways, "{summary:#}");
         assert_eq!(summary["seed"], 7);
+        let settings = &summary["stack_settings"];
+        for role in ["server", "wsproxy"] {
+            assert_eq!(settings[role], serde_json::json!({ "delivery": delivery }), "{settings:#}");
+        }
+        assert_eq!(settings["stack"]["redis-persistence"], "none", "{settings:#}");
     }
     let shown = text(&output);
     for part in
@@ -240,7 +247,9 @@ fn a_full_disk_is_named_and_leaves_no_process() {
     let mut sweep = on_a_small_disk(&place.sweep(&arguments), place.results.path(), 16 << 10);
     let output = sweep.output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("No space left on device"), "{}", text(&output));
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(stdout.contains("SWEEP  2 variants"), "what was found goes to the terminal: {stdout}");
+    assert!(stderr.contains("No space left on device"), "{}", text(&output));
     place.nothing_is_left();
     place.no_file_is_left();
 }

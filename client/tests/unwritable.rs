@@ -2,14 +2,16 @@
 //! code. Runs end as usual and write their results.
 
 mod fake;
+mod launched;
 mod rig;
 mod runs;
 
 use fake::{Running, Script};
+use launched::on_a_terminal;
 use nix::sys::signal::Signal;
 use plan::Stop;
 use rig::{
-    processes::ChildGuard,
+    processes::{ChildGuard, wait_until_ended, with_descendants},
     programs::{self, streamstress},
     wait_until,
 };
@@ -186,6 +188,19 @@ fn a_hangup_lets_streams_end_and_writes_results() {
     wait_until("the streams begin", || server.seen().tokens >= 5);
     child.signal(Signal::SIGHUP);
     is_interrupted(child, dir.path());
+}
+
+#[test]
+fn a_lost_terminal_ends_a_run_with_its_live_view_and_writes_results() {
+    let server = Running::start(Script { itl: Duration::from_millis(20), ..Script::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = against(&server, dir.path(), ["2", "500"]);
+    let terminal = ChildGuard::start(&mut on_a_terminal(command.arg("--tui")));
+    wait_until("the streams begin", || server.seen().tokens >= 5);
+    let processes = with_descendants(&[terminal.0.id()]);
+    terminal.signal(Signal::SIGKILL);
+    wait_until_ended(&processes);
+    assert_eq!(launched::summary(dir.path())["interrupted"], true);
 }
 
 /// Requests `/ready`. Returns the response, which is empty if there is none.

@@ -12,7 +12,7 @@ use protocol::Secret;
 use settings::{
     distribution::{Distribution, Unit},
     flags::{ConfigErrors, JwtFlags, Read},
-    secret,
+    secret, stated,
     value::{Invalid, milliseconds, number, seconds},
 };
 use std::{
@@ -27,6 +27,9 @@ use telemetry::Url;
 /// Old names of variables.
 pub(crate) const OLD_NAMES: [(&str, &str); 3] =
     [("HOST", "FASTAPI_HOST"), ("PORT", "FASTAPI_PORT"), ("SERVER_WORKERS", "FASTAPI_WORKERS")];
+/// Flags whose values belong to one process, and say nothing about how a server works.
+const OF_ONE_PROCESS: [&str; 7] =
+    ["host", "port", "instance", "bus-name-prefix", "jwt-secret-file", "seed", "record"];
 const TEN_YEARS: u64 = 315_360_000;
 
 /// LLM simulator: creates sessions over HTTP and publishes simulated token streams to Redis. It also serves OpenAI's dialects:
@@ -194,7 +197,7 @@ impl Args {
     /// # Errors
     /// All settings that are wrong.
     pub(crate) fn settings(read: Read<Self>) -> Result<Settings, ConfigErrors> {
-        let Read { args, mut errors, warnings } = read;
+        let Read { args, mut errors, warnings, changed } = read;
         let in_memory = args.bus == Bus::Memory || args.redis_url.starts_with(MEMORY);
         // Without another process there is none to share the key with.
         let needs_key = !in_memory || args.jwt.jwt_secret.is_some() || args.jwt.jwt_secret_file.is_some();
@@ -227,6 +230,7 @@ impl Args {
             max_connections: args.max_connections,
             drain: args.drain_seconds,
             otlp: args.otlp,
+            stated: stated::settings(("delivery", args.delivery.name()), changed, &OF_ONE_PROCESS),
             openai: OpenAiConfig {
                 models: args.models.0,
                 api_key: args.api_key,

@@ -40,6 +40,8 @@ pub struct Config {
     pub body_bytes: usize,
     /// The OpenTelemetry collector that metrics are pushed to.
     pub otlp: Option<Url>,
+    /// The settings that the metrics state, as labels of `server_settings`. Empty if they state none.
+    pub stated: Vec<(String, String)>,
     /// Bytes that may wait for the bus in one worker. Above it, the worker holds its streams back.
     pub outbox_bytes: usize,
     /// What concerns only the calls in OpenAI's dialects.
@@ -117,6 +119,7 @@ impl Config {
             read_timeout: Duration::from_secs(60),
             body_bytes: 64 << 20,
             otlp: None,
+            stated: Vec::new(),
             outbox_bytes: 64 << 20,
             openai: OpenAiConfig::default(),
         }

@@ -157,6 +157,7 @@ impl Metrics {
         max_streams: usize,
         draining: CancellationToken,
         pushed: Option<PushCounts>,
+        settings: Vec<(String, String)>,
     ) -> Exporter {
         let mut registry = Registry::default();
         self.register(&mut registry);
@@ -164,6 +165,7 @@ impl Metrics {
             let active = max_streams - permits.available_permits();
             let mut readings = bus.counters().readings();
             readings.extend(pushed.iter().flat_map(PushCounts::readings));
+            readings.extend(Reading::settings("server_settings", &settings));
             readings.extend([
                 Reading::gauge("server_streams_active", "Running queries", active as i64),
                 Reading::gauge(

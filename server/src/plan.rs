@@ -44,6 +44,8 @@ pub struct Ideal {
     pub ttft: Duration,
     /// Time from the start to the terminator.
     pub e2el: Duration,
+    /// Longest time between two events, or from the start to the first token.
+    pub gap: Duration,
 }
 
 impl Plan {
@@ -72,11 +74,15 @@ impl Plan {
     #[must_use]
     pub fn ideal(&self) -> Ideal {
         let first = self.offsets.at_ns;
-        let last = match self.offsets.itl_ms.0.fixed() {
-            Some(itl) => first + self.tokens * milliseconds_to_ns(itl),
-            None => self.offsets().nth(self.tokens as usize).map_or(first, |at| at.as_nanos() as u64),
+        let (last, gap) = if let Some(itl) = self.offsets.itl_ms.0.fixed() {
+            let itl = milliseconds_to_ns(itl);
+            (first + self.tokens * itl, first.max(itl))
+        } else {
+            let events = self.offsets().take(self.tokens as usize + 1).map(|at| at.as_nanos() as u64);
+            events.fold((0, 0), |(before, gap), at| (at, gap.max(at - before)))
         };
-        Ideal { ttft: Duration::from_nanos(first), e2el: Duration::from_nanos(last) }
+        let [ttft, e2el, gap] = [first, last, gap].map(Duration::from_nanos);
+        Ideal { ttft, e2el, gap }
     }
 
     /// Returns whether [`Plan::ideal`] is too slow for an event loop.
@@ -171,6 +177,8 @@ pub(crate) mod tests {
             prop_assert!(offsets.is_sorted());
             let ideal = plan.ideal();
             prop_assert_eq!((ideal.ttft, ideal.e2el), (offsets[0], *offsets.last().unwrap()));
+            let gaps = offsets.windows(2).map(|pair| pair[1] - pair[0]);
+            prop_assert_eq!(ideal.gap, gaps.chain([offsets[0]]).max().unwrap());
         }
 
         #[test]
@@ -186,7 +194,10 @@ pub(crate) mod tests {
         let plan = Plan::draw(&timing("0", "50", "18"), 1, "q");
         let expected: Vec<_> = (0..=18).map(|k| Duration::from_millis(k * 50)).collect();
         assert_eq!(plan.offsets().take(19).collect::<Vec<_>>(), expected);
-        assert_eq!(plan.ideal(), Ideal { ttft: Duration::ZERO, e2el: Duration::from_millis(900) });
+        assert_eq!(
+            plan.ideal(),
+            Ideal { ttft: Duration::ZERO, e2el: Duration::from_millis(900), gap: Duration::from_millis(50) }
+        );
     }
 
     #[test]

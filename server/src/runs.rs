@@ -53,6 +53,9 @@ struct StoredResponse {
     server: Option<String>,
     ideal_ttft_ms: f64,
     ideal_e2el_ms: f64,
+    /// Stored by older servers without it.
+    #[serde(default)]
+    ideal_gap_ms: Option<f64>,
     /// Identifies the call that made the claim. A call that reads its own id here made the claim and lost the reply.
     attempt: Uuid,
 }
@@ -76,6 +79,7 @@ impl StoredResponse {
             server: self.server,
             ideal_ttft_ms: Some(self.ideal_ttft_ms),
             ideal_e2el_ms: Some(self.ideal_e2el_ms),
+            ideal_gap_ms: self.ideal_gap_ms,
         }
     }
 }
@@ -174,6 +178,7 @@ impl Runs {
             server: Some(self.config.instance.clone()),
             ideal_ttft_ms: ideal.ttft.as_secs_f64() * 1e3,
             ideal_e2el_ms: ideal.e2el.as_secs_f64() * 1e3,
+            ideal_gap_ms: Some(ideal.gap.as_secs_f64() * 1e3),
             attempt: Uuid::new_v4(),
         })
     }
@@ -301,6 +306,7 @@ mod tests {
             server: None,
             ideal_ttft_ms: 0.0,
             ideal_e2el_ms: 0.0,
+            ideal_gap_ms: None,
             attempt: Uuid::from_u128(2),
         };
         let claimed = runs.claim(session, "q", &answer).await;

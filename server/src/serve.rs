@@ -145,6 +145,7 @@ fn app(
             runs.config.max_streams,
             shutdown.clone(),
             shown,
+            runs.config.stated.clone(),
         )),
         pushed,
         bodies,

@@ -139,7 +139,8 @@ async fn a_session_from_create_to_close() {
     let query = json!({"query": "hello", "query_id": "q1", "tokens": 20, "ttft_ms": 3, "itl_ms": 1.5});
     let answer = server.accepted(session, query.clone()).await;
     assert_eq!((answer.status.as_str(), answer.tokens), ("streaming", Some(20)));
-    assert_eq!((answer.ideal_ttft_ms, answer.ideal_e2el_ms), (Some(3.0), Some(33.0)));
+    let ideal = [answer.ideal_ttft_ms, answer.ideal_e2el_ms, answer.ideal_gap_ms];
+    assert_eq!(ideal, [Some(3.0), Some(33.0), Some(3.0)]);
     assert_eq!((answer.query_id.as_deref(), answer.boot_id.clone()), (Some("q1"), host::boot_id()));
     let events = bus.until_terminated(session).await;
     assert_eq!(shape(&events), (20, Some(Kind::Done)));

@@ -7,11 +7,23 @@ use guard::Budget;
 use protocol::Secret;
 use settings::{
     flags::{ConfigErrors, JwtFlags, Read},
+    stated,
     value::{number, seconds},
 };
 use std::{path::PathBuf, time::Duration};
 use uuid::Uuid;
 
+/// Flags whose values belong to one process, and say nothing about how a gateway works.
+const OF_ONE_PROCESS: [&str; 8] = [
+    "host",
+    "port",
+    "unix-socket",
+    "instance",
+    "bus-name-prefix",
+    "jwt-secret-file",
+    "trusted-proxies",
+    "fastapi-url",
+];
 const MONTH: u64 = 30 * 86_400;
 
 /// WebSocket gateway: forwards each session's events from Redis to its client
@@ -79,7 +91,7 @@ impl Args {
     /// # Errors
     /// All settings that are wrong.
     pub(crate) fn settings(read: Read<Self>) -> Result<Settings, ConfigErrors> {
-        let Read { args, mut errors, mut warnings } = read;
+        let Read { mut args, mut errors, mut warnings, changed } = read;
         let (message, largest) =
             (args.gateway.max_message_bytes, Budget::most_for_one(args.gateway.inbound_bytes));
         if message > largest {
@@ -93,6 +105,7 @@ impl Args {
         }
         let key = errors.take(args.jwt.clone().key()).and_then(|key| errors.take(Secret::new(&key)));
         let Some(secret) = key else { return Err(errors) };
+        args.gateway.stated = stated::settings(("delivery", args.delivery.name()), changed, &OF_ONE_PROCESS);
         let random = || format!("wsproxy-{:.8}", Uuid::new_v4().as_simple().to_string());
         let bus = BusConfig {
             role: Role::Gateway,

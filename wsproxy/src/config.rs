@@ -81,6 +81,9 @@ pub struct Config {
     /// Name of this process in the metrics that are pushed.
     #[arg(skip)]
     pub instance: String,
+    /// The settings that the metrics state, as labels of `wsproxy_settings`. Empty if they state none.
+    #[arg(skip)]
+    pub stated: Vec<(String, String)>,
     /// The kernel's send buffer per socket (`SO_SNDBUF`), in bytes. `None` for the system's default.
     #[arg(skip)]
     pub send_buffer_bytes: Option<usize>,

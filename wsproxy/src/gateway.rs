@@ -66,6 +66,7 @@ impl Gateway {
                 bus.clone(),
                 draining.clone(),
                 config.otlp.as_ref().map(|_| pushed.clone()),
+                config.stated.clone(),
             ),
             pushed,
             sockets: Arc::new(SocketTable::new(metrics.connections.clone())),

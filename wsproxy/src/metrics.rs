@@ -93,12 +93,14 @@ impl Metrics {
         bus: Arc<dyn Broker>,
         draining: CancellationToken,
         pushed: Option<PushCounts>,
+        settings: Vec<(String, String)>,
     ) -> Exporter {
         let mut registry = Registry::default();
         self.register(&mut registry);
         Exporter::new(registry, move || {
             let mut readings = bus.counters().readings();
             readings.extend(pushed.iter().flat_map(PushCounts::readings));
+            readings.extend(Reading::settings("wsproxy_settings", &settings));
             readings.push(Reading::gauge(
                 "bus_ready",
                 "1 while the bus is ready, else 0",

@@ -12,6 +12,7 @@ use crate::{
     run_error::{RunError, refused},
 };
 use measure::capacity::{Ceiling, End, Limit, Pilot, Step, StepSettings};
+use parking_lot::Mutex;
 use plan::Stop;
 use report::{
     capacity::{CapacityResult, Known, Search, Unit},
@@ -39,6 +40,8 @@ pub(crate) struct Found {
     pub(crate) unwritten: Vec<String>,
     /// By how much the ceiling fell from the baseline, if it did.
     pub(crate) fell: Option<String>,
+    /// Why the search ended, if an error in this program ended it.
+    pub(crate) failed: Option<String>,
 }
 
 /// Searches the ceiling.
@@ -79,7 +82,7 @@ pub(crate) fn capacity(
     }
     let known = pilot.steps().len();
     let steered = Steered { config, pilot, is_rate: options.by == Unit::SessionRate, step: options.step };
-    let Played { finished, pilot, end } = play(steered, &report, stop, started_at)?;
+    let Played { finished, pilot, end, failed } = play(steered, &report, stop, started_at);
     // A run that failed at its end still showed what its steps showed.
     let (base, mut unwritten, run_files) = match finished {
         Ok(finished) => (finished.base, finished.unwritten, finished.files),
@@ -104,7 +107,7 @@ pub(crate) fn capacity(
     });
     files.extend(run_files);
     let fell = options.baseline.as_ref().and_then(|baseline| result.fell_from(baseline));
-    Ok(Found { result, files, unwritten, fell })
+    Ok(Found { result, files, unwritten, fell, failed })
 }
 
 /// Checks that the options are those of the earlier searches, and that a search to be continued has not ended.
@@ -140,23 +143,28 @@ struct Played {
     pilot: Pilot,
     /// How it ended.
     end: End,
+    /// Why it ended, if the thread that steered the run panicked.
+    failed: Option<String>,
 }
 
-/// Plays the run while a thread steers it.
-///
-/// # Errors
-/// The thread that steers the run panicked.
+/// Plays the run while a thread steers it. If that thread panics, the run ends and the steps until then are kept.
 fn play(
     Steered { config, pilot, is_rate, step }: Steered,
     report: &(dyn Fn(usize, &Step, &Ceiling) + Sync),
     stop: &Stop,
     started_at: OffsetDateTime,
-) -> Result<Played, RunError> {
+) -> Played {
     let ended = Arc::new(OnceLock::new());
     let (seconds, measured) = sync_channel(WAITING);
     let (amender, amenders) = sync_channel(1);
     let (active, activity) = sync_channel(1);
     let steering = Steering { seconds, amender, active, ended: Arc::clone(&ended) };
+    let (limits, slos) = (*pilot.search().limits(), pilot.slos().to_vec());
+    let kept = Mutex::new(pilot.steps().to_vec());
+    let report = |number: usize, step: &Step, ceiling: &Ceiling| {
+        kept.lock().push(step.clone());
+        report(number, step, ceiling);
+    };
     let steer = Steer {
         pilot,
         is_rate,
@@ -164,7 +172,7 @@ fn play(
         stop,
         ended: &ended,
         step: Duration::from_secs(step.warm_up_s + step.window_s),
-        report,
+        report: &report,
     };
     let (finished, steered) = thread::scope(|scope| {
         let steered = scope.spawn(move || steer.steer(&amenders, &activity, &measured));
@@ -178,9 +186,15 @@ fn play(
         drop(steering);
         (finished, steered.join())
     });
-    let (pilot, end) =
-        steered.map_err(|_| RunError::Broken(anyhow::anyhow!("the thread that steers the run panicked")))?;
-    Ok(Played { finished, pilot, end })
+    match steered {
+        Ok((pilot, end)) => Played { finished, pilot, end, failed: None },
+        Err(_) => Played {
+            finished,
+            pilot: Pilot::new(limits, slos, step, kept.into_inner()),
+            end: End::Interrupted,
+            failed: Some("the thread that steers the run panicked: please report this".to_owned()),
+        },
+    }
 }
 
 /// Returns the line about a step. It ends with the interval of the ceiling so far.
@@ -200,12 +214,42 @@ fn progress(number: usize, step: &Step, ceiling: &Ceiling, unit: &str) -> String
 }
 
 impl Found {
-    /// Returns the exit code: 99 if the ceiling fell, otherwise that of the result.
+    /// Returns the exit code: 1 after an error in this program, 99 if the ceiling fell, otherwise that of the result.
     pub(crate) fn exit_code(&self) -> u8 {
+        if self.failed.is_some() {
+            return 1;
+        }
         match self.result.exit_code() {
             0 if self.fell.is_some() => 99,
             0 if !self.unwritten.is_empty() => 1,
             code => code,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn a_search_that_panics_ends_its_run_and_keeps_its_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = "streamstress capacity --embedded --quiet --from 2 --step 1s --warm-up 1s --slo e2el_ms:p50<9x \
+                    --answer-tokens 10 --itl-ms 5 --ramp-up 100ms --output-dir";
+        let words = line.split_whitespace().chain([dir.path().to_str().unwrap()]);
+        let Some(Command::Capacity(args)) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        let options = Options::new(&args).unwrap();
+        let pilot = Pilot::new(options.limits, options.slos.clone(), options.step, Vec::new());
+        let config = Config::new(options.run(&args.run, pilot.load()), 2, 7).unwrap();
+        let steered = Steered { config, pilot, is_rate: false, step: options.step };
+        let report = |_: usize, _: &Step, _: &Ceiling| panic!("on purpose");
+        let played = play(steered, &report, &Stop::default(), OffsetDateTime::UNIX_EPOCH);
+        // The run has ended with its results, and the embedded stack with it.
+        assert!(played.finished.is_ok_and(|finished| finished.unwritten.is_empty()));
+        assert_eq!((played.end, played.pilot.steps().len()), (End::Interrupted, 1));
+        assert_eq!(played.pilot.steps()[0].outcome, measure::capacity::Outcome::Held);
+        assert!(played.failed.unwrap().contains("panicked"));
     }
 }

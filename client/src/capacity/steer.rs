@@ -3,7 +3,7 @@
 use crate::amend::{Amender, Refusal};
 use measure::{
     Activity,
-    capacity::{Action, Ceiling, End, Pilot, Step},
+    capacity::{Action, Ceiling, End, Pilot, Running, Step},
 };
 use plan::{Stop, schedule::Change};
 use report::output::MeasuredSecond;
@@ -61,7 +61,7 @@ impl Steer<'_> {
                 end = Some(End::OutOfTime);
                 continue;
             }
-            let running = active.queries.times();
+            let running = Running { times: active.queries.times(), silent: active.silences.too_long() };
             let mut action = self.pilot.second(second, &interval, &readings, running);
             loop {
                 for step in &self.pilot.steps()[reported..] {

@@ -320,7 +320,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "MS", help_heading = BEHAVIOUR)]
     pub rollup_ms: Option<i64>,
     /// Split the time of the first and every N-th further token of a query by hop, with times that the gateway adds; 0: of none
-    /// [default: 32; 0 with --wsproxy-url, --ws-path or --rollup-ms]
+    /// [default: 64; 0 with --wsproxy-url, --ws-path or --rollup-ms]
     #[arg(long, value_name = "N", help_heading = BEHAVIOUR)]
     pub hops: Option<i64>,
 

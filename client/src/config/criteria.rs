@@ -56,7 +56,9 @@ impl CriteriaConfig {
                 Metric::Itl | Metric::FrameGap | Metric::Delivery | Metric::PaceLag => (tokens, "tokens"),
                 // How many tokens the gateway stamps, if any, is not known.
                 Metric::HopPace | Metric::HopBus | Metric::HopGateway | Metric::HopNetwork => return None,
-                Metric::ReconnectGap | Metric::ReplayDelivery | Metric::LoopLag => return None,
+                Metric::ReconnectGap | Metric::FirstSocket | Metric::ReplayDelivery | Metric::LoopLag => {
+                    return None;
+                }
                 _ => (queries, "queries"),
             };
             let needed = measure::samples_needed(percent);

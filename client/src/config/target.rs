@@ -22,7 +22,7 @@ const OPEN_HEADERS: [HeaderName; 6] = [
 ];
 
 /// Every how many tokens of a query are split by hop by default, so that the sampled ones cost little.
-const DEFAULT_HOPS: i64 = 32;
+const DEFAULT_HOPS: i64 = 64;
 
 /// Headers that frame a message or belong to the upgrade. The client needs its own values to read the response.
 const FRAMING: [&str; 15] = [
@@ -277,7 +277,7 @@ mod tests {
                 .map(|target| target.hops)
                 .map_err(|errors| errors.concat())
         };
-        assert_eq!(hops(None, None, None), Ok(Some(32)));
+        assert_eq!(hops(None, None, None), Ok(Some(64)));
         let named = RunArgs { wsproxy_url: vec!["ws://127.0.0.1:9".into()], ..RunArgs::default() };
         assert_eq!(parsed(named).map(|target| target.hops), Ok(None));
         assert_eq!(hops(Some(0), None, None), Ok(None));

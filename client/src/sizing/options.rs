@@ -2,6 +2,7 @@
 
 use crate::{cli::SizingArgs, config::ConfigErrors};
 use measure::sizing::{
+    choice::Choice,
     guide::{Machine, Options},
     point::GENERATOR,
     selection::HoldOut,
@@ -39,6 +40,7 @@ pub(super) struct Checked {
     hold_out: HoldOut,
     machine: Option<String>,
     threads: BTreeMap<String, f64>,
+    choices: Vec<Choice>,
     pub(super) destination: Destination,
 }
 
@@ -62,6 +64,12 @@ impl Checked {
         let mut note = |error| errors.push(error);
         let hold_out = hold_out(&args.hold_out).map_err(&mut note).unwrap_or_default();
         let threads = args.threads.iter().filter_map(|text| threads(text).map_err(&mut note).ok()).collect();
+        let choice = |text: &String| {
+            text.parse::<Choice>()
+                .map_err(|why| note(format!("invalid value \"{text}\" for --where: {why}")))
+                .ok()
+        };
+        let choices = args.choices.iter().filter_map(choice).collect();
         let destination = destination(args.out.as_deref()).map_err(note);
         match destination {
             Ok(destination) if errors.is_empty() => Ok(Self {
@@ -70,6 +78,7 @@ impl Checked {
                 hold_out,
                 machine: args.machine.clone(),
                 threads,
+                choices,
                 destination,
             }),
             _ => Err(ConfigErrors(errors)),
@@ -96,7 +105,8 @@ impl Checked {
                 ..found.machine.clone()
             },
             threads,
-            ceiling: found.ceiling.clone(),
+            ceilings: found.ceilings.clone(),
+            choices: self.choices,
         }
     }
 }
@@ -155,12 +165,14 @@ mod tests {
     #[test]
     fn all_wrong_options_are_listed_at_once() {
         let errors =
-            checked("--users 0 --hold-out first --threads wsproxy --threads =2 --out json=").unwrap_err();
+            checked("--users 0 --hold-out first --threads wsproxy --threads =2 --where log --out json=")
+                .unwrap_err();
         for part in [
             "--users 0 is out of range: expected 1 to 1000000000",
             "invalid value \"first\" for --hold-out: expected latest",
             "invalid value \"wsproxy\" for --threads: expected ROLE=NUMBER",
             "invalid value \"=2\" for --threads",
+            "invalid value \"log\" for --where: expected NAME=VALUE",
             "--out needs a value",
         ] {
             assert!(errors.contains(part), "{part}: {errors}");

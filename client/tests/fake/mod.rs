@@ -236,6 +236,7 @@ async fn run(
                 ideal_ttft_ms: (!old).then_some(0.0),
                 ideal_e2el_ms: (!old)
                     .then_some(fake.script.itl.as_secs_f64() * 1e3 * fake.script.tokens as f64),
+                ideal_gap_ms: (!old).then_some(fake.script.itl.as_secs_f64() * 1e3),
             };
             session.answers.insert(query_id.clone(), answer.clone());
             (answer, true)
@@ -289,10 +290,14 @@ async fn stream(fake: Arc<Fake>, session: SessionId, generation: u64, query_id: 
         // The first token must not seem to be older than its socket.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let stops = fake.script.stops_above.is_some_and(|most| fake.streams.load(Relaxed) > most);
     let mut digester = protocol::Digester::default();
     let mut held: Option<(Position, String)> = None;
     let mut rolled: Option<RolledTokens> = None;
     for seq in 1..=fake.script.tokens + 1 {
+        if stops && seq > fake.script.tokens / 2 {
+            return;
+        }
         let position = Position::new(generation, seq);
         let done = seq > fake.script.tokens;
         let now = host::monotonic_us();

@@ -80,6 +80,8 @@ pub struct Script {
     pub forgetful: bool,
     /// While more streams than this run, each of them is four times as slow.
     pub places: Option<usize>,
+    /// A stream that begins while this number of others run stops after half of its tokens and sends nothing more.
+    pub stops_above: Option<usize>,
     /// Uses the smallest possible buffers, and resets a socket that accepts no data for this long.
     pub impatient: Option<Duration>,
 }
@@ -114,6 +116,7 @@ impl Default for Script {
             mute: false,
             forgetful: false,
             places: None,
+            stops_above: None,
             impatient: None,
         }
     }

@@ -49,6 +49,7 @@ pub fn session(index: u64, started: u64, ended: u64) -> SessionRecord {
         create_slack: Duration::ZERO,
         connect: Some(ms(5)),
         connect_slack: Duration::ZERO,
+        first_socket: None,
         close: Some(ms(2)),
         reconnect_attempts: 0,
         reconnects: Vec::new(),

@@ -41,6 +41,17 @@ pub enum Delivery {
     PubSub,
 }
 
+impl Delivery {
+    /// Returns the name of the setting's value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::PubSub => "pubsub",
+        }
+    }
+}
+
 impl std::str::FromStr for Delivery {
     type Err = String;
 

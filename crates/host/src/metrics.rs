@@ -117,6 +117,13 @@ impl Reading {
         Self::new(name, help, None, Value::Info(facts))
     }
 
+    /// Creates a gauge of 1 with the settings of this process as labels: those that are not the defaults. `None` without any.
+    #[must_use]
+    pub fn settings(name: &'static str, settings: &[(String, String)]) -> Option<Self> {
+        let help = "1, with the settings that are not the defaults";
+        (!settings.is_empty()).then(|| Self::info(name, help, settings.to_vec()))
+    }
+
     /// Creates a histogram of durations in seconds. Its name gets the unit.
     pub fn histogram(
         name: impl Into<Cow<'static, str>>,

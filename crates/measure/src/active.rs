@@ -1,6 +1,7 @@
 //! Counts active sessions or queries over time. A guard holds each count and removes it when dropped, so that no exit path can
 //! forget it.
 
+use crate::silence::Silences;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -24,6 +25,8 @@ pub struct Activity {
     pub opening: ActiveCounter,
     /// Running queries.
     pub queries: ActiveCounter,
+    /// The same queries, with the time since their last events.
+    pub silences: Silences,
 }
 
 /// The active time of each second, in nanoseconds: of sessions, of those that open, and of queries.
@@ -37,6 +40,7 @@ impl Activity {
     /// Sets the start of the run, from which the seconds count.
     pub fn begin(&self, epoch: Instant) {
         self.counters().iter().for_each(|counter| counter.begin(epoch));
+        self.silences.begin(epoch);
     }
 
     /// Removes and returns the active times of the seconds that are over.

@@ -32,6 +32,7 @@ mod recorder;
 mod run;
 mod samples;
 pub mod series;
+pub mod silence;
 pub mod sizing;
 mod statistic;
 mod steady;

@@ -56,6 +56,8 @@ pub enum Metric {
     HopNetwork,
     /// First text of the model's reasoning − request sent, in a foreign dialect.
     TtftReasoning,
+    /// First failed attempt to open a session's first socket to the opening of that socket.
+    FirstSocket,
 }
 
 impl Metric {
@@ -63,7 +65,7 @@ impl Metric {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All metrics, in the order of the outputs.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Queue,
         Self::Ttft,
         Self::TtftSched,
@@ -89,6 +91,7 @@ impl Metric {
         Self::HopGateway,
         Self::HopNetwork,
         Self::TtftReasoning,
+        Self::FirstSocket,
     ];
 
     /// The primary latencies: each sample has bounds, and each figure is trusted or not.
@@ -150,6 +153,7 @@ impl Metric {
             Self::HopGateway => "hop_gateway",
             Self::HopNetwork => "hop_network",
             Self::TtftReasoning => "ttft_reasoning",
+            Self::FirstSocket => "first_socket",
         }
     }
 }

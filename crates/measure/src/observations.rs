@@ -4,6 +4,7 @@
 use crate::{
     cold_start::FirstServed,
     memory::{LowMemory, MemoryByPhase},
+    readings::role,
     series::Series,
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,10 @@ use std::{
 
 /// Largest number of processes and events that are kept.
 const MAX: usize = 1_000;
+/// Name of the settings that belong to a stack as a whole.
+pub const STACK: &str = "stack";
+/// Value of a setting that a member does not state, if another one of its role does.
+const DEFAULT: &str = "default";
 /// Share of a core from which a process counts as busy in a second.
 const BUSY: f64 = 0.9;
 
@@ -40,7 +45,12 @@ pub struct Observations {
     pub low_memory: Option<LowMemory>,
     /// Why parts of the stack could not be observed.
     pub unseen: Option<String>,
+    /// The last settings that each member stated, and those of the stack as a whole ([`STACK`]).
+    pub stated: BTreeMap<String, Settings>,
 }
+
+/// Settings by name.
+pub type Settings = BTreeMap<String, String>;
 
 /// Counters of the stack over the run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -195,6 +205,32 @@ impl Observations {
         }
     }
 
+    /// Records the settings that the member `name` states. Empty ones are not recorded.
+    pub fn settings(&mut self, name: &str, settings: Settings) {
+        if !settings.is_empty() && (self.stated.len() < MAX || self.stated.contains_key(name)) {
+            self.stated.insert(name.to_owned(), settings);
+        }
+    }
+
+    /// Returns the settings of each role, and those of the stack as a whole. If the members of a role differ, all values are listed.
+    #[must_use]
+    pub fn settings_by_role(&self) -> BTreeMap<String, Settings> {
+        let mut members: BTreeMap<&str, Vec<&Settings>> = BTreeMap::new();
+        for (name, settings) in &self.stated {
+            members.entry(role(name)).or_default().push(settings);
+        }
+        let of_role = |members: Vec<&Settings>| {
+            let names: BTreeSet<&String> = members.iter().flat_map(|settings| settings.keys()).collect();
+            let value = |name: &String| {
+                let values =
+                    members.iter().map(|settings| settings.get(name).map_or(DEFAULT, String::as_str));
+                values.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
+            };
+            names.into_iter().map(|name| (name.clone(), value(name))).collect()
+        };
+        members.into_iter().map(|(role, members)| (role.to_owned(), of_role(members))).collect()
+    }
+
     /// Records that a new process of `name` was found in this second.
     pub fn restarted(&mut self, name: &str, second: u64) {
         if self.restarts.len() < MAX {
@@ -213,6 +249,23 @@ impl Observations {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_members_of_a_role_have_one_list_of_settings() {
+        let settings = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Settings>()
+        };
+        let mut seen = Observations::default();
+        seen.settings("server-1", settings(&[("delivery", "log")]));
+        seen.settings("wsproxy-1", settings(&[("delivery", "log"), ("max-connections", "500")]));
+        seen.settings("wsproxy-2", settings(&[("delivery", "log")]));
+        seen.settings(STACK, settings(&[("redis-persistence", "none")]));
+        seen.settings("server-2", Settings::new());
+        let roles = seen.settings_by_role();
+        assert_eq!(roles["server"], settings(&[("delivery", "log")]));
+        assert_eq!(roles["wsproxy"], settings(&[("delivery", "log"), ("max-connections", "500, default")]));
+        assert_eq!(roles[STACK], settings(&[("redis-persistence", "none")]));
+    }
 
     #[test]
     fn the_peak_is_the_highest_sample() {

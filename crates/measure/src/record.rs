@@ -320,6 +320,8 @@ pub struct SessionRecord {
     pub connect: Option<Duration>,
     /// Uncertainty of `connect` that the generator may have caused.
     pub connect_slack: Duration,
+    /// The first attempt to open the first socket to the opening of that socket, if the first attempt failed.
+    pub first_socket: Option<Duration>,
     /// `POST /session/{id}/close`.
     pub close: Option<Duration>,
     /// Reconnect attempts.
@@ -371,6 +373,7 @@ impl SessionRecord {
             create_slack: Duration::ZERO,
             connect: Some(ms(3)),
             connect_slack: Duration::ZERO,
+            first_socket: None,
             close: Some(ms(4)),
             reconnect_attempts: 0,
             reconnects: Vec::new(),

@@ -280,6 +280,9 @@ impl Recorder {
                 self.interval.record_bounded(metric, BoundedSample::at_most(nanos(step), slack, None));
             }
         }
+        if let Some(waited) = session.first_socket {
+            self.interval.record(Metric::FirstSocket, nanos(waited));
+        }
         for reconnect in &session.reconnects {
             self.interval.record(Metric::ReconnectGap, nanos(reconnect.gap));
         }

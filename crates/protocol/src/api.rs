@@ -60,6 +60,9 @@ pub struct RunResponse {
     /// Time from the start of the stream to its terminator in the drawn schedule, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ideal_e2el_ms: Option<f64>,
+    /// Longest time between two events in the drawn schedule, or from its start to the first token, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ideal_gap_ms: Option<f64>,
 }
 
 /// The response to `POST /session/{id}/close`.

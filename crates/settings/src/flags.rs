@@ -64,6 +64,8 @@ pub struct Read<T> {
     pub errors: ConfigErrors,
     /// Warnings to log: the old names of variables that were used.
     pub warnings: Vec<String>,
+    /// The values that differ from their defaults, by the names of their flags. Values that may be secret are left out.
+    pub changed: Vec<(String, String)>,
 }
 
 /// Reads arguments, the program's name first, and an environment. A flag takes precedence over its variable. A blank value counts as
@@ -82,7 +84,7 @@ pub fn read<T: Parser>(
     };
     let given = T::command().mut_args(as_text).try_get_matches_from(arguments)?;
     let command = T::command().mut_args(|arg| arg.env(Resettable::Reset));
-    let (mut errors, mut warnings) = (ConfigErrors::default(), Vec::new());
+    let (mut errors, mut warnings, mut changed) = (ConfigErrors::default(), Vec::new(), Vec::new());
     let program = OsString::from(command.get_name());
     let mut words = vec![program.clone()];
     let variable =
@@ -107,12 +109,15 @@ pub fn read<T: Parser>(
         let mut word = OsString::from(flag + "=");
         word.push(&value);
         match command.clone().try_get_matches_from([&program, &word]) {
-            Ok(_) => words.push(word),
+            Ok(_) => {
+                changed.extend(differs(arg, &value));
+                words.push(word);
+            }
             Err(error) => errors.push(invalid(arg, &value, &origin, &error)),
         }
     }
     let args = T::from_arg_matches(&command.try_get_matches_from(words)?)?;
-    Ok(Read { args, errors, warnings })
+    Ok(Read { args, errors, warnings, changed })
 }
 
 /// Prints why the arguments were refused, or the help or version that they requested. Returns the exit code.
@@ -136,6 +141,13 @@ pub fn defaults<T: clap::Args>() -> T {
 fn on_the_line<'a>(given: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
     given.value_source(id).filter(|source| *source == ValueSource::CommandLine)?;
     given.get_raw(id)?.next_back()
+}
+
+/// Returns the name of the flag and its value, if it is not the default and cannot be a secret.
+fn differs(arg: &Arg, value: &OsStr) -> Option<(String, String)> {
+    let is_default = arg.get_default_values().iter().any(|default| default.as_os_str() == value);
+    let name = arg.get_long().filter(|_| !is_default && !arg.is_hide_env_values_set())?;
+    Some((name.to_owned(), value.to_string_lossy().into_owned()))
 }
 
 fn is_blank(value: &OsStr) -> bool {
@@ -230,6 +242,8 @@ mod tests {
             (true, 2, Duration::from_secs(15), None)
         );
         assert_eq!(errors.check(7), Ok(7));
+        let changed = example(&["--count=2", "--hidden=3"], &[("TIME", "15")]).changed;
+        assert_eq!(changed, [("count".to_owned(), "2".to_owned())], "neither defaults nor secrets");
         assert_eq!(example(&["--time=1m30s"], &[]).args.time, Duration::from_secs(90));
     }
 

@@ -10,4 +10,5 @@ pub mod duration;
 pub mod flags;
 pub mod plural;
 pub mod secret;
+pub mod stated;
 pub mod value;

@@ -321,10 +321,7 @@ impl Inner {
     }
 
     fn delivery(&self) -> &'static str {
-        match self.config.delivery {
-            Delivery::Log => "log",
-            Delivery::PubSub => "pubsub",
-        }
+        self.config.delivery.name()
     }
 
     async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, BusError> {

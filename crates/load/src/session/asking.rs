@@ -18,7 +18,10 @@ use dialects::{
     Answer, Ask, Call, Dialect, Transport,
     request::{Question, Simulated},
 };
-use measure::record::{Failure, FailureKind};
+use measure::{
+    record::{Failure, FailureKind},
+    silence::allowed,
+};
 use plan::Foreign;
 use protocol::RunResponse;
 use std::{pin::Pin, rc::Rc, time::Instant};
@@ -32,6 +35,7 @@ impl Session {
         self.record_current();
         self.hops.query_began();
         let _running = self.worker.run().active.queries.enter();
+        self.silence.query_began(&self.worker.run().active.silences, self.behaviour.connects_late());
         self.begin_turn(num, query);
         let now = Instant::now();
         let mut deadline = Deadline::new(now + self.time_limits().call(), self.worker.delay().total(now));
@@ -60,6 +64,7 @@ impl Session {
             }
         }
         self.stop_behaviour();
+        self.silence.query_ended();
         self.end_current(End::Finished);
         self.free_connection().await;
     }
@@ -290,6 +295,7 @@ impl Session {
         let sent = self.queries.sent().unwrap_or_else(Instant::now);
         deadline.set(sent + self.time_limits().query(&response));
         let ideal = millis(response.ideal_e2el_ms);
+        self.silence.allow(allowed(None, ideal));
         if let Some(query) = self.queries.current_mut() {
             query.accepted(response);
             let delay = self.behaviour.plan(query.num, sent, ideal);

@@ -26,6 +26,7 @@ impl Session {
                     log,
                     turn,
                     described,
+                    silence,
                     ..
                 } = self;
                 let turn = turn.as_deref_mut();
@@ -39,12 +40,13 @@ impl Session {
                     behaviour,
                     turn,
                     described: described.as_mut(),
-                    has_event: false,
                     pings: 0,
+                    last_event: None,
                 };
                 let ended = connection.decode(&chunk, |message, arrival| receiver.message(message, arrival));
-                if receiver.has_event {
+                if let Some(at) = receiver.last_event {
                     connection.event_arrived();
+                    silence.heard(at);
                 }
                 let pings = receiver.pings;
                 if let Some(described) = described {
@@ -70,6 +72,7 @@ impl Session {
     fn opened(&mut self, time: AttemptTime) {
         let now = Instant::now();
         let reconnect = self.connection.opened(now);
+        self.silence.resumed(now);
         self.log.note(self.worker.moment(now), NoteEvent::SocketOpened(reconnect.map(|lost| lost.gap)));
         if let Some(reconnect) = reconnect {
             self.log.reconnected(reconnect);
@@ -111,7 +114,18 @@ impl Session {
             return;
         }
         let Self {
-            worker, connection, replay, queries, behaviour, delivery, hops, log, turn, described, ..
+            worker,
+            connection,
+            replay,
+            queries,
+            behaviour,
+            delivery,
+            hops,
+            log,
+            turn,
+            described,
+            silence,
+            ..
         } = self;
         let mut receiver = Receiver {
             worker,
@@ -123,14 +137,15 @@ impl Session {
             behaviour,
             turn: turn.as_deref_mut(),
             described: described.as_mut(),
-            has_event: false,
+            last_event: None,
             pings: 0,
         };
         for (text, arrival) in kept {
             receiver.answer(Incoming::text(&text), arrival);
         }
-        if receiver.has_event {
+        if let Some(at) = receiver.last_event {
             connection.event_arrived();
+            silence.heard(at);
         }
     }
 
@@ -169,6 +184,7 @@ impl Session {
         };
         if is_cut {
             self.log.socket_cut();
+            self.silence.intended();
             self.behaviour.socket_cut(loss.at);
         }
         let mut backoff = self.backoff();

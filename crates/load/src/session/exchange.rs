@@ -6,7 +6,7 @@ use crate::{
     idle::DueQuery,
     query::{End, Progress, millis},
 };
-use measure::{record::Failure, timeline::NoteEvent};
+use measure::{record::Failure, silence::allowed, timeline::NoteEvent};
 use protocol::{RunResponse, SessionId};
 use std::{future::pending, rc::Rc, time::Instant};
 
@@ -19,6 +19,7 @@ impl Session {
         self.record_current();
         self.hops.query_began();
         let _running = self.worker.run().active.queries.enter();
+        self.silence.query_began(&self.worker.run().active.silences, self.behaviour.connects_late());
         // Dropped when it ends: the state of a call is larger than everything else that a session keeps.
         let mut call = Some(Box::pin(self.call(num, query)));
         let now = Instant::now();
@@ -42,6 +43,7 @@ impl Session {
             }
         }
         self.stop_behaviour();
+        self.silence.query_ended();
         self.end_current(End::Finished);
     }
 
@@ -96,6 +98,7 @@ impl Session {
                     self.log.old_contract();
                 }
                 let ideal = millis(response.ideal_e2el_ms);
+                self.silence.allow(allowed(millis(response.ideal_gap_ms), ideal));
                 if let Some(query) = self.queries.current_mut() {
                     query.accepted_at = Some(Instant::now());
                     query.accepted(response);
@@ -145,6 +148,7 @@ impl Session {
                 self.log.paused();
                 self.log.note(self.worker.moment(now), NoteEvent::Paused(duration));
                 self.behaviour.pause(now, duration);
+                self.silence.intended();
                 if let Some(query) = self.queries.current_mut() {
                     query.paused = duration;
                 }
@@ -157,6 +161,7 @@ impl Session {
     /// Cancels planned actions and ends a pause in reading.
     pub(super) fn stop_behaviour(&mut self) {
         let Some(paused) = self.behaviour.stop() else { return };
+        self.silence.resumed(Instant::now());
         if let Some(query) = self.queries.current_mut() {
             query.paused = paused;
             self.connection.restart_silence_timer();

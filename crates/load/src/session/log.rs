@@ -19,6 +19,7 @@ pub(super) struct SessionLog {
     started: Instant,
     create: Option<AttemptTime>,
     connect: Option<AttemptTime>,
+    first_socket: Option<Duration>,
     close: Option<Duration>,
     /// Attempts to reconnect. Shared with the connection, which makes them.
     attempts: Rc<Cell<u64>>,
@@ -46,6 +47,7 @@ impl SessionLog {
             started: Instant::now(),
             create: None,
             connect: None,
+            first_socket: None,
             close: None,
             attempts: Rc::default(),
             reconnects: Vec::new(),
@@ -87,6 +89,11 @@ impl SessionLog {
     /// Notes how long the opening of the session's first socket took. Later sockets do not count.
     pub(super) fn connected(&mut self, time: AttemptTime) {
         self.connect.get_or_insert(time);
+    }
+
+    /// Notes how long the session waited for its first socket because its first attempt failed.
+    pub(super) const fn waited_for_first_socket(&mut self, time: Duration) {
+        self.first_socket = Some(time);
     }
 
     /// Notes how long the closing of the session took.
@@ -173,6 +180,7 @@ impl SessionLog {
             create_slack: self.create.map_or(Duration::ZERO, |attempt| attempt.slack),
             connect: self.connect.map(|attempt| attempt.time),
             connect_slack: self.connect.map_or(Duration::ZERO, |attempt| attempt.slack),
+            first_socket: self.first_socket,
             close: self.close,
             reconnect_attempts: self.attempts.get(),
             reconnects: self.reconnects.clone(),

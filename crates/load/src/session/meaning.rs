@@ -25,7 +25,7 @@ impl Receiver<'_> {
             return self.described(incoming, arrival);
         }
         let data = incoming.data;
-        self.has_event = true;
+        self.last_event = Some(arrival.at);
         let Some(turn) = self.turn.as_deref_mut() else {
             return self.defect(Defect::Foreign, data.as_bytes());
         };
@@ -55,7 +55,9 @@ impl Receiver<'_> {
         let reads = answer.map(|answer| answer.read(incoming)).unwrap_or_default();
         for read in reads {
             self.pings += usize::from(read.is_ping());
-            self.has_event |= !read.is_ping();
+            if !read.is_ping() {
+                self.last_event = Some(arrival.at);
+            }
             self.meaning(read.meaning, generation, incoming.data, arrival);
         }
     }

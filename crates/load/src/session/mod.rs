@@ -21,6 +21,7 @@ mod queries;
 mod receive;
 mod replay;
 mod schedule;
+mod silence;
 mod stopping;
 mod time_limits;
 mod turn;
@@ -44,6 +45,7 @@ use protocol::SessionId;
 use queries::Queries;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use replay::ReplayWindow;
+use silence::QuerySilence;
 use std::rc::Rc;
 use time_limits::TimeLimits;
 use turn::Turn;
@@ -86,6 +88,7 @@ struct Session {
     delivery: DeliveryTimes,
     hops: Hops,
     log: SessionLog,
+    silence: QuerySilence,
     /// The present question, or the last one, if the target speaks a foreign dialect.
     turn: Option<Box<Turn>>,
     /// What a target file tells the session, if the target has one.
@@ -117,6 +120,7 @@ impl Session {
             delivery: DeliveryTimes::new(worker.shared_clock()),
             hops: Hops::default(),
             log: SessionLog::new(),
+            silence: QuerySilence::default(),
             turn: None,
             described: None,
             previous_answer: None,

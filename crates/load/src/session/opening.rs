@@ -18,6 +18,9 @@ use std::{
 /// How long a foreign server may be silent: longer than a run.
 const SILENT_SERVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Largest time that opening a socket takes beyond its only attempt. After a failed one it is longer: the pauses between attempts are.
+const ONE_ATTEMPT: Duration = Duration::from_millis(20);
+
 impl Session {
     /// Creates the session and opens its first socket, unless that is opened late on purpose.
     pub(super) async fn prepare(&mut self) -> Result<(), Failure> {
@@ -41,8 +44,13 @@ impl Session {
         let mut connection = Box::new(self.new_connection(id, token));
         let is_late = self.behaviour.connects_late();
         if !is_late {
-            let backoff = self.backoff();
-            self.log.connected(connection.open(backoff, self.time_limits().call()).await?);
+            let (backoff, opening) = (self.backoff(), Instant::now());
+            let last_attempt = connection.open(backoff, self.time_limits().call()).await?;
+            let waited = opening.elapsed();
+            if waited > last_attempt.time + last_attempt.slack + ONE_ATTEMPT {
+                self.log.waited_for_first_socket(waited);
+            }
+            self.log.connected(last_attempt);
             LiveCounters::add(&self.worker.live().connects, 1);
             self.delivery.socket_opened(Instant::now());
             self.host_named(connection.take_boot_id());

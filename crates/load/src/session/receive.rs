@@ -27,10 +27,10 @@ pub(super) struct Receiver<'a> {
     pub(super) turn: Option<&'a mut Turn>,
     /// What a target file tells the session, if the target has one.
     pub(super) described: Option<&'a mut Described>,
-    /// Set when an event arrives.
-    pub(super) has_event: bool,
     /// Number of messages that ask for a reply.
     pub(super) pings: usize,
+    /// Arrival of the last event.
+    pub(super) last_event: Option<Instant>,
 }
 
 impl Receiver<'_> {
@@ -84,7 +84,7 @@ impl Receiver<'_> {
     }
 
     pub(super) fn event(&mut self, event: &Event<'_>, frame: &str, arrival: Arrival) {
-        self.has_event = true;
+        self.last_event = Some(arrival.at);
         if self.replay.permits(event.position, |position| self.queries.has(position)) {
             let seq = event.position.map_or(0, |position| position.seq);
             self.log.event_replayed(self.worker.moment(arrival.at), seq);

@@ -1,6 +1,6 @@
 //! The members of a stack. The program that knows the stack lists them.
 
-use std::{fmt::Debug, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr, time::Duration};
 
 /// A part of a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,11 @@ pub trait Inventory: Debug + Send {
     /// # Errors
     /// The stack cannot be asked.
     fn members(&self) -> anyhow::Result<Vec<Member>>;
+
+    /// Returns the settings of the stack that none of its servers and gateways state, by name. Empty if they are not known.
+    fn settings(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// Returns how often it makes sense to ask.
     fn every(&self) -> Duration;

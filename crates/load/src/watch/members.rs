@@ -5,7 +5,10 @@ use super::{
     config::WatchConfig,
     inventory::{Inventory, Member, Source},
 };
-use measure::{Quantity, Reading, ReadingBuffer, observations::Observations};
+use measure::{
+    Quantity, Reading, ReadingBuffer,
+    observations::{Observations, STACK},
+};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,6 +37,7 @@ impl MemberTracker {
         match stack {
             Source::Here(members) => *tracker.members.lock() = members,
             Source::Inventory(inventory) => {
+                seen.lock().settings(STACK, inventory.settings());
                 tracker.inventory = Some(inventory);
                 tracker.update(0, seen);
             }

@@ -10,6 +10,7 @@ mod members;
 mod memory;
 mod proc;
 mod scrape;
+mod settings;
 mod unmeasured;
 
 pub use config::WatchConfig;

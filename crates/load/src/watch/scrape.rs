@@ -6,6 +6,7 @@ use super::{
     exposition::{CounterGrowth, first_served},
     inventory::Member,
     members::Members,
+    settings::settings,
 };
 use http::{HeaderMap, StatusCode};
 use measure::{observations::Observations, role};
@@ -50,9 +51,12 @@ impl Scraper {
             let page = result.response.ok().filter(|response| response.0 == StatusCode::OK);
             let page = page.as_ref().map(|(_, page)| String::from_utf8_lossy(page));
             self.growth.add(second, member, page.as_deref());
-            if let Some(at) = page.as_deref().and_then(first_served) {
-                seen.lock().first_served(&member.name, at);
+            let Some(page) = page else { continue };
+            let mut seen = seen.lock();
+            if let Some(at) = first_served(&page) {
+                seen.first_served(&member.name, at);
             }
+            seen.settings(&member.name, settings(&page));
         }
         seen.lock().stack_counters = self.growth.figures();
     }

@@ -12,7 +12,7 @@ mod slo;
 mod window;
 
 pub use limit::Limit;
-pub use pilot::{Action, Pilot, StepSettings};
+pub use pilot::{Action, Pilot, Running, StepSettings};
 pub use search::{Ceiling, End, Limits, Search};
 pub use slo::{Slo, SloError};
 pub use window::{Outcome, Resource, Step, StepWindow};

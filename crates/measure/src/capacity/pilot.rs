@@ -8,8 +8,9 @@ use super::{
     End, Limits, Outcome, Search, Slo, Step, StepWindow,
     window::{defect, least_open},
 };
-use crate::{Interval, Metric, Reading, mean_in_second};
+use crate::{Interval, Metric, Reading, mean_in_second, silence::Silence};
 use serde::{Deserialize, Serialize};
+use settings::plural::counted;
 use std::time::Duration;
 
 /// Longest warm-up after an overload before the load is reduced, in seconds.
@@ -75,6 +76,23 @@ enum Phase {
     Over,
 }
 
+/// The queries that run at the end of a second.
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    /// For how long they have been running, each time with their number.
+    pub times: Vec<(Duration, u64)>,
+    /// Those that have had no event for longer than their schedules allow.
+    pub silent: Vec<Silence>,
+}
+
+/// Queries that have stopped.
+struct Stopped {
+    /// How many, and after which time.
+    reason: String,
+    /// Second of the last event of the first of them.
+    since_s: u64,
+}
+
 /// Steers a run.
 #[derive(Debug)]
 pub struct Pilot {
@@ -89,6 +107,10 @@ pub struct Pilot {
     eased: bool,
     /// Whether the system may have a backlog of the last step.
     overloaded: bool,
+    /// Number of steps of the search that is continued.
+    earlier: usize,
+    /// Second from which on silences count. Those that began earlier belong to steps that broke.
+    silences_from_s: u64,
     window: StepWindow,
     steps: Vec<Step>,
 }
@@ -109,6 +131,8 @@ impl Pilot {
             established_s: 0,
             eased: false,
             overloaded: false,
+            earlier: earlier.len(),
+            silences_from_s: 0,
             window: StepWindow::default(),
             steps: earlier,
         }
@@ -124,6 +148,12 @@ impl Pilot {
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Returns the objectives.
+    #[must_use]
+    pub fn slos(&self) -> &[Slo] {
+        &self.slos
     }
 
     /// Returns the search.
@@ -142,18 +172,17 @@ impl Pilot {
         self.conclude(Outcome::Unmeasurable(reason), 0, 0)
     }
 
-    /// Takes a complete second of the run. Seconds must come in order. `running`: for how long the queries that run now have been running,
-    /// each time with their number.
+    /// Takes a complete second of the run. Seconds must come in order.
     pub fn second(
         &mut self,
         second: u64,
         interval: &Interval,
         readings: &[Reading],
-        running: Vec<(Duration, u64)>,
+        Running { times, silent }: Running,
     ) -> Action {
         // Queries of the load before are not those of this one.
         let age = Duration::from_secs((second + 1).saturating_sub(self.established_s));
-        self.window.set_running(running.into_iter().filter(|(time, _)| *time <= age).collect());
+        self.window.set_running(times.into_iter().filter(|(time, _)| *time <= age).collect());
         if let Phase::Changing { complete_s } = self.phase
             && second >= complete_s
         {
@@ -168,7 +197,13 @@ impl Pilot {
         if !matches!(self.phase, Phase::Measuring { .. } | Phase::Over)
             && let Some(defect) = defect(interval)
         {
-            return self.charge(&defect, second, interval);
+            let reason = format!("{defect}, outside the measured seconds");
+            return self.charge(reason, second, interval);
+        }
+        if let Some(stopped) = self.stopped(&silent, interval)
+            && let Some(action) = self.charge_silence(stopped, second, interval, readings)
+        {
+            return action;
         }
         match self.phase {
             Phase::Asked | Phase::Changing { .. } | Phase::Over => Action::Wait,
@@ -190,9 +225,9 @@ impl Pilot {
         }
     }
 
-    /// Breaks the load that the system has or had last, because of a defect outside the measured seconds.
-    fn charge(&mut self, defect: &str, second: u64, interval: &Interval) -> Action {
-        let outcome = Outcome::Broken(format!("{defect}, outside the measured seconds"));
+    /// Breaks the load that the system has or had last, for a reason outside the measured seconds.
+    fn charge(&mut self, reason: String, second: u64, interval: &Interval) -> Action {
+        let outcome = Outcome::Broken(reason);
         let mut window = StepWindow::default();
         window.second(interval, &[]);
         let broke = |step: &Step| matches!(step.outcome, Outcome::Broken(_));
@@ -202,13 +237,90 @@ impl Pilot {
             return self.conclude(outcome, second, second + 1);
         }
         // The load is changing: the last step is to blame. If it broke, this is what it left behind.
-        if is_aftermath {
-            return Action::Wait;
+        if !is_aftermath {
+            self.charge_last(outcome, second, &window);
         }
+        Action::Wait
+    }
+
+    /// Breaks the load of the last step.
+    fn charge_last(&mut self, outcome: Outcome, second: u64, window: &StepWindow) {
         let load = self.steps.last().map_or(self.load, |step| step.load);
         self.search.add(load, &outcome);
         self.steps.push(window.step(load, outcome, second, &self.slos, first(&self.steps)));
-        Action::Wait
+    }
+
+    /// Returns which queries have stopped: they have had no event for longer than their schedules and the objectives allow. `None` if there
+    /// is none, if an objective allows failed queries, or if the generator is late and may not have read their events.
+    fn stopped(&self, silent: &[Silence], interval: &Interval) -> Option<Stopped> {
+        if self.slos.iter().any(Slo::limits_failures) || self.phase == Phase::Over {
+            return None;
+        }
+        let patience =
+            self.patience_with(Slo::is_of_answers).max(self.patience_with(Slo::is_of_first_tokens));
+        let between = self.patience_with(Slo::is_of_gaps);
+        let allowed =
+            |silence: &Silence| silence.allowed.max(if silence.is_answered { between } else { patience });
+        let from = Duration::from_secs(self.silences_from_s);
+        let has_stopped = |silence: &&Silence| silence.since >= from && silence.lasted > allowed(silence);
+        let stopped: Vec<&Silence> = silent.iter().filter(has_stopped).collect();
+        let earliest = stopped.iter().min_by_key(|silence| silence.since)?;
+        let mut now = StepWindow::default();
+        now.second(interval, &[]);
+        if now.late_generator().or_else(|| self.window.late_generator()).is_some() {
+            return None;
+        }
+        let reason = format!(
+            "stopped queries: {} had no token for more than {:.1} s",
+            counted(stopped.len() as u64, "queries"),
+            allowed(earliest).as_secs_f64()
+        );
+        Some(Stopped { reason, since_s: earliest.since.as_secs() })
+    }
+
+    /// Returns the longest delay that these objectives allow, as far as it is known.
+    fn patience_with(&self, is_wanted: impl Fn(&Slo) -> bool) -> Duration {
+        let first = first(&self.steps);
+        let of_window = |slo: &Slo| slo.judge(&self.window, first).2;
+        let of_steps = |slo: &Slo| {
+            let of_step = |step: &Step| step.objectives.iter().find(|(text, ..)| *text == slo.text)?.2;
+            self.steps.iter().rev().find_map(of_step)
+        };
+        let delay = |slo: &Slo| Some(slo.delay_ms(of_window(slo).or_else(|| of_steps(slo))?, first));
+        let longest = self.slos.iter().filter(|slo| is_wanted(slo)).filter_map(delay).fold(0.0, f64::max);
+        Duration::try_from_secs_f64(longest / 1000.0).unwrap_or(Duration::MAX)
+    }
+
+    /// Breaks the load under which queries stopped. Returns `None` if the present step goes on.
+    fn charge_silence(
+        &mut self,
+        Stopped { reason, since_s }: Stopped,
+        second: u64,
+        interval: &Interval,
+        readings: &[Reading],
+    ) -> Option<Action> {
+        let is_first = self.steps.len() == self.earlier;
+        let is_present = since_s >= self.established_s || is_first;
+        let action = match self.phase {
+            Phase::Measuring { from_s } if is_present => {
+                self.window.second(interval, readings);
+                Some(self.conclude(Outcome::Broken(reason), from_s, second + 1))
+            }
+            Phase::WarmingUp { .. } if is_present => Some(self.charge(reason, second, interval)),
+            // The first load is not established: they are charged when it warms up.
+            _ if is_first => return None,
+            _ => {
+                // They have waited since the load before.
+                if self.steps.last().is_some_and(|step| step.outcome == Outcome::Held) {
+                    let mut window = StepWindow::default();
+                    window.second(interval, &[]);
+                    self.charge_last(Outcome::Broken(reason), second, &window);
+                }
+                None
+            }
+        };
+        self.silences_from_s = second + 1;
+        action
     }
 
     /// Takes a second of the warm-up, the last of so many.
@@ -284,6 +396,9 @@ impl Pilot {
     fn conclude(&mut self, outcome: Outcome, from_s: u64, next_s: u64) -> Action {
         let window = std::mem::take(&mut self.window);
         self.overloaded = outcome != Outcome::Held;
+        if self.overloaded {
+            self.silences_from_s = next_s;
+        }
         self.search.add(self.load, &outcome);
         self.steps.push(window.step(self.load, outcome, from_s, &self.slos, first(&self.steps)));
         match self.search.next() {
@@ -346,7 +461,7 @@ mod tests {
         let mut load = pilot.load();
         for second in 0..most_s {
             let interval = system.second(load);
-            match pilot.second(second, &interval, &[], Vec::new()) {
+            match pilot.second(second, &interval, &[], Running::default()) {
                 Action::Wait => {}
                 Action::Change(next) => {
                     load = next;
@@ -410,7 +525,7 @@ mod tests {
         let (mut end, mut first_end) = (None, None);
         let mut seconds = 0;
         while end.is_none() && seconds < 1000 {
-            match pilot.second(seconds, &failing, &[], Vec::new()) {
+            match pilot.second(seconds, &failing, &[], Running::default()) {
                 Action::Wait => {}
                 Action::Change(_) => pilot.changes(seconds + 1),
                 Action::Finish(why) => end = Some(why),
@@ -423,6 +538,81 @@ mod tests {
         assert_eq!(end, Some(End::NothingHolds), "{:?}", pilot.steps().len());
     }
 
+    /// A query that has had no event since this second of the run, and is allowed three seconds.
+    fn silence(since_s: u64, now_s: u64) -> Running {
+        let silent = Silence {
+            since: Duration::from_secs(since_s),
+            lasted: Duration::from_secs(now_s - since_s),
+            allowed: Duration::from_secs(3),
+            is_answered: true,
+        };
+        Running { times: Vec::new(), silent: vec![silent] }
+    }
+
+    /// Runs a search with 8 sessions until it measures. Returns it with the next second.
+    fn measuring() -> (Pilot, System, u64) {
+        let (mut pilot, mut system) = (pilot(Vec::new()), System { ceiling: 300.0, backlog: 0.0 });
+        pilot.changes(0);
+        let mut second = 0;
+        while !matches!(pilot.phase, Phase::Measuring { .. }) {
+            assert_eq!(pilot.second(second, &system.second(8.0), &[], Running::default()), Action::Wait);
+            second += 1;
+        }
+        (pilot, system, second)
+    }
+
+    #[test]
+    fn a_query_that_stops_breaks_its_step_at_once() {
+        let (mut stopping, mut system, second) = measuring();
+        let action = stopping.second(second, &system.second(8.0), &[], silence(second - 2, second + 2));
+        assert_eq!(action, Action::Change(2.0));
+        let stopped = "stopped queries: 1 query had no token for more than 3.0 s".to_owned();
+        assert_eq!(stopping.steps()[0].outcome, Outcome::Broken(stopped));
+        // It is charged once, also while the next load is established.
+        stopping.changes(second + 2);
+        for later in second + 1..second + 6 {
+            stopping.second(later, &system.second(2.0), &[], silence(second - 2, later + 1));
+        }
+        assert_eq!(stopping.steps().len(), 1, "{:?}", stopping.steps());
+    }
+
+    #[test]
+    fn a_silence_is_charged_to_the_load_under_which_it_began() {
+        let (mut stopping, mut system, mut second) = measuring();
+        while stopping.steps().is_empty() {
+            stopping.second(second, &system.second(8.0), &[], Running::default());
+            second += 1;
+        }
+        let stopped_s = second - 1;
+        stopping.changes(second + 2);
+        for later in second..second + 6 {
+            stopping.second(later, &system.second(16.0), &[], silence(stopped_s, later + 1));
+        }
+        let outcomes: Vec<_> = stopping.steps().iter().map(|step| (step.load, step.outcome.name())).collect();
+        assert_eq!(outcomes, [(8.0, "held"), (8.0, "broken")]);
+    }
+
+    #[test]
+    fn a_silence_that_the_objectives_allow_or_the_generator_may_cause_breaks_nothing() {
+        let with = |slo: &str| Pilot::new(LIMITS, vec![slo.parse().unwrap()], SETTINGS, Vec::new());
+        let second = || System { ceiling: 300.0, backlog: 0.0 }.second(8.0);
+        let breaks = |mut pilot: Pilot, interval: &Interval, is_answered: bool| {
+            pilot.changes(0);
+            let mut running = silence(1, 6);
+            running.silent[0].is_answered = is_answered;
+            pilot.second(5, interval, &[], running);
+            !pilot.steps().is_empty()
+        };
+        assert!(breaks(with("e2el_ms:p99<1.5x"), &second(), true));
+        assert!(!breaks(with("ttft_ms:p99<8s"), &second(), false), "it may wait for its first token");
+        assert!(breaks(with("ttft_ms:p99<8s"), &second(), true));
+        assert!(!breaks(with("itl_ms:p99<8s"), &second(), true));
+        assert!(!breaks(with("error_rate<0.01"), &second(), true), "some queries may fail");
+        let mut late = second();
+        (0..100).for_each(|_| late.record(Metric::LoopLag, 400_000_000));
+        assert!(!breaks(with("e2el_ms:p99<1.5x"), &late, true), "the generator was late");
+    }
+
     #[test]
     fn a_loss_outside_the_measured_seconds_breaks_a_step() {
         let mut losing = Interval::default();
@@ -431,23 +621,23 @@ mod tests {
         // In the warm-up the new load is to blame.
         let mut warming = pilot(Vec::new());
         warming.changes(0);
-        warming.second(0, &losing, &[], Vec::new());
+        warming.second(0, &losing, &[], Running::default());
         assert_eq!((warming.steps()[0].load, &warming.steps()[0].outcome), (8.0, &broken));
         // While the load changes, the one before.
         let mut changing = pilot(Vec::new());
         changing.changes(0);
         let mut system = System { ceiling: 300.0, backlog: 0.0 };
         let mut second = 0;
-        while changing.second(second, &system.second(8.0), &[], Vec::new()) == Action::Wait {
+        while changing.second(second, &system.second(8.0), &[], Running::default()) == Action::Wait {
             second += 1;
         }
         assert_eq!(changing.load(), 16.0);
-        changing.second(second + 1, &losing, &[], Vec::new());
+        changing.second(second + 1, &losing, &[], Running::default());
         let last = changing.steps().last().unwrap();
         assert_eq!((last.load, &last.outcome), (8.0, &broken));
         // What an overload loses while it ends, or in the next warm-up, belongs to the same step.
         let steps = changing.steps().len();
-        changing.second(second + 2, &losing, &[], Vec::new());
+        changing.second(second + 2, &losing, &[], Running::default());
         assert_eq!(changing.steps().len(), steps);
     }
 }

@@ -87,6 +87,30 @@ impl Slo {
         matches!(self.threshold.figure, Figure::Duration(Metric::E2el | Metric::E2elSched, _))
     }
 
+    /// Returns whether this objective concerns the time to the first token.
+    pub(super) const fn is_of_first_tokens(&self) -> bool {
+        matches!(self.threshold.figure, Figure::Duration(Metric::Ttft | Metric::TtftSched, _))
+    }
+
+    /// Returns whether this objective concerns the time between tokens.
+    pub(super) const fn is_of_gaps(&self) -> bool {
+        matches!(self.threshold.figure, Figure::Duration(Metric::Itl | Metric::FrameGap, _))
+    }
+
+    /// Returns by how many milliseconds a limit allows events to be late: the limit of a gap, or what the limit of an answer or of its first
+    /// token has beyond the ideal. `first`: the first step, whose median replaces an ideal that is not known.
+    pub(super) fn delay_ms(&self, limit_ms: f64, first: Option<&Step>) -> f64 {
+        if let Some(factor) = self.factor {
+            return limit_ms - limit_ms / factor;
+        }
+        let median = first.and_then(|first| match self.threshold.figure {
+            Figure::Duration(Metric::E2el | Metric::E2elSched, _) => first.e2el_ms[0],
+            Figure::Duration(Metric::Ttft | Metric::TtftSched, _) => first.ttft_ms[0],
+            _ => None,
+        });
+        limit_ms - median.unwrap_or(0.0)
+    }
+
     /// Returns the state of the objective in a step, with its figure and its limit. `first`: the measurements of the first step.
     /// They replace the ideal where the system does not announce it.
     #[must_use]

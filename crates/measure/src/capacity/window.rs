@@ -303,7 +303,7 @@ impl StepWindow {
     }
 
     /// Returns what the generator was late with, if its lateness can be the reason for delays.
-    fn late_generator(&self) -> Option<String> {
+    pub(super) fn late_generator(&self) -> Option<String> {
         let p99 = Statistic::Percentile(99.0).of(self.metrics.get(Metric::LoopLag)).ok()?;
         (p99 > self.allowed_lag_ms())
             .then(|| format!("the generator's event loop was late by {p99:.0} ms (p99)"))

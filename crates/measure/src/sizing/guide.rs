@@ -1,11 +1,12 @@
 //! The guide as values: everything that the points tell about the size of a stack.
 
 use super::{
+    choice::Choice,
     costs::{CeilingOf, Limits, MeasuredCeiling, RoleCosts},
     fit::Fitted,
     plan::Plan,
     point::{GENERATOR, Point},
-    selection::HoldOut,
+    selection::{HoldOut, Selection},
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -34,8 +35,22 @@ pub struct Options {
     pub machine: Machine,
     /// Threads of one process by role, which limit its CPU. 1 if a role is not listed.
     pub threads: BTreeMap<String, f64>,
-    /// Result of a search for the ceiling. `None`: the runs that passed and failed show it.
-    pub ceiling: Option<MeasuredCeiling>,
+    /// Results of searches for the ceiling. Empty: the runs that passed and failed show it.
+    pub ceilings: Vec<MeasuredCeiling>,
+    /// Conditions of the points to use. Empty: all points.
+    pub choices: Vec<Choice>,
+}
+
+impl Options {
+    /// Returns the lowest ceiling of a search with a point that is used.
+    #[must_use]
+    pub(super) fn ceiling(&self, selection: &Selection) -> Option<MeasuredCeiling> {
+        let is_used = |ceiling: &&MeasuredCeiling| {
+            let of = |point: &Point| ceiling.sources.iter().any(|source| point.is_step_of(source));
+            self.choices.is_empty() || selection.used().any(of)
+        };
+        self.ceilings.iter().filter(is_used).min_by(|a, b| a.users.total_cmp(&b.users)).cloned()
+    }
 }
 
 /// A point that the fit had to predict.

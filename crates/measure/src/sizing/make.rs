@@ -2,6 +2,7 @@
 
 use super::{
     basis::Measured,
+    choice::choose,
     costs::{self, CeilingOf},
     fit::{self, Fitted},
     guide::{Guide, Options, Prediction, Unused},
@@ -18,16 +19,16 @@ const DEFAULT_MULTIPLES: [f64; 3] = [1.0, 2.0, 5.0];
 /// Makes a guide from points.
 ///
 /// # Errors
-/// The points are of several workloads, too few, or fit no law.
+/// A choice fits no point, or the points are of several workloads, too few, or fit no law.
 pub fn guide(points: Vec<Point>, options: Options) -> Result<Guide, Refused> {
-    let selection = Selection::of(points, options.hold_out)?;
+    let selection = Selection::of(choose(points, &options.choices)?, options.hold_out)?;
     let laws =
         fit::choose(&samples(&selection.fit_to), &samples(&selection.held_out)).ok_or(Refused::NoFit)?;
     let curve = laws[0].curve;
     let measured = Measured::new(selection.used().map(|point| point.users).collect());
     let served = costs::served(&selection);
     let costs = costs::costs(&served, &options.threads);
-    let ceiling = options.ceiling.or_else(|| costs::ceiling_of(&selection));
+    let ceiling = options.ceiling(&selection).or_else(|| costs::ceiling_of(&selection));
     let ceiling_of = ceiling
         .as_ref()
         .map(|ceiling| costs::what_was_full(&selection, ceiling, &costs, options.machine.cores));

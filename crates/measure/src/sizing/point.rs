@@ -10,6 +10,11 @@ const LATE_LOOP_MS: f64 = 50.0;
 /// The same as a share of the median of the answers' durations. The larger one counts.
 const LATE_LOOP_SHARE: f64 = 0.1;
 
+/// Value of a condition that a point does not state.
+pub(super) const NOT_STATED: &str = "not stated";
+/// What separates the name of a search from the number of its step.
+const STEP: &str = ", step ";
+
 /// Name of the role of the load generator. With an embedded stack it contains the stack.
 pub const GENERATOR: &str = "client";
 
@@ -82,6 +87,18 @@ impl Point {
         (!is_embedded && !is_observed).then(|| {
             "no process of its stack was observed: run the generator on the machine of the stack".to_owned()
         })
+    }
+
+    /// Returns whether the point is a step of the search in this file.
+    #[must_use]
+    pub fn is_step_of(&self, search: &str) -> bool {
+        self.name.strip_prefix(search).is_some_and(|rest| rest.starts_with(STEP))
+    }
+
+    /// Returns the name of a step of the search in this file.
+    #[must_use]
+    pub fn step_name(search: &str, number: usize) -> String {
+        format!("{search}{STEP}{number}")
     }
 
     /// Returns the tokens per second of one user.

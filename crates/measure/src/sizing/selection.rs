@@ -2,7 +2,7 @@
 
 use super::{
     basis::{Measured, SAME},
-    point::Point,
+    point::{NOT_STATED, Point},
 };
 use settings::plural::counted;
 use std::{
@@ -39,9 +39,30 @@ impl Default for HoldOut {
 pub enum Refused {
     /// The points are of several workloads, stacks or machines.
     #[error(
-        "the points cannot be compared, because they differ in {0}. Name results of one workload, one stack and one machine"
+        "the points cannot be compared, because they differ in {differences}. Name results of one workload, one stack and one machine{choice}"
     )]
-    Mixed(String),
+    Mixed {
+        /// The conditions with their values and points.
+        differences: String,
+        /// How to choose some of the points, as the end of a sentence.
+        choice: String,
+    },
+    /// No point has a condition of this name.
+    #[error("no point states {name}. Choose by one of: {known}")]
+    UnknownName {
+        /// The name in the choice.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// No point meets a condition.
+    #[error("no point has {choice}. The points have: {known}")]
+    NoneLeft {
+        /// The condition.
+        choice: String,
+        /// The values that exist.
+        known: String,
+    },
     /// There are too few points, or too few different loads.
     #[error(
         "{found}, and {LEAST_POINTS} at {LEAST_LOADS} different loads or more are needed besides {held_out}.{unused} Measure more loads: `streamstress \
@@ -90,7 +111,7 @@ impl Selection {
         let mut usable: Vec<Point> = usable.into_iter().map(|(_, point)| point).collect();
         let differences = differences(&usable);
         if !differences.is_empty() {
-            return Err(Refused::Mixed(differences.join("; ")));
+            return Err(mixed(&differences));
         }
         let count = usable.len();
         let held_out = match hold_out {
@@ -143,21 +164,47 @@ fn unused_sentence(unused: &[(Point, String)]) -> String {
     text
 }
 
+/// A condition in which points differ.
+struct Difference {
+    /// Values and points.
+    text: String,
+    /// What chooses the points of one value.
+    choice: Option<String>,
+}
+
+fn mixed(differences: &[Difference]) -> Refused {
+    let choice = differences.iter().find_map(|difference| difference.choice.as_ref());
+    Refused::Mixed {
+        differences: differences
+            .iter()
+            .map(|difference| difference.text.as_str())
+            .collect::<Vec<_>>()
+            .join("; "),
+        choice: choice
+            .map(|choice| format!(", or choose some of these, for example with --where '{choice}'"))
+            .unwrap_or_default(),
+    }
+}
+
 /// Returns the conditions in which the points differ, with values and files.
-fn differences(points: &[Point]) -> Vec<String> {
+fn differences(points: &[Point]) -> Vec<Difference> {
     let keys: BTreeSet<&str> =
         points.iter().flat_map(|point| point.conditions.keys().map(String::as_str)).collect();
     let mut found = Vec::new();
     for key in keys {
         let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for point in points {
-            let value = point.conditions.get(key).map_or("not stated", String::as_str);
+            let value = point.conditions.get(key).map_or(NOT_STATED, String::as_str);
             values.entry(value).or_default().push(&point.name);
         }
         if values.len() > 1 {
             let parts: Vec<_> =
                 values.iter().map(|(value, names)| format!("{value} ({})", listed(names))).collect();
-            found.push(format!("{key}: {}", parts.join(", ")));
+            let stated = values.keys().find(|value| **value != NOT_STATED);
+            found.push(Difference {
+                text: format!("{key}: {}", parts.join(", ")),
+                choice: stated.map(|value| format!("{key}={value}")),
+            });
         }
     }
     found.extend(different_answers(points));
@@ -165,12 +212,16 @@ fn differences(points: &[Point]) -> Vec<String> {
 }
 
 /// Compares the mean tokens per answer, because the default of the servers is no setting of a run.
-fn different_answers(points: &[Point]) -> Option<String> {
+fn different_answers(points: &[Point]) -> Option<Difference> {
     let with_tokens = points.iter().filter_map(|point| Some((point.tokens_per_query?, point)));
     let least = with_tokens.clone().min_by(|a, b| a.0.total_cmp(&b.0))?;
     let most = with_tokens.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (most.0 > least.0 * SAME_ANSWERS).then(|| {
-        format!("tokens per answer: {:.1} ({}), {:.1} ({})", least.0, least.1.name, most.0, most.1.name)
+    (most.0 > least.0 * SAME_ANSWERS).then(|| Difference {
+        text: format!(
+            "tokens per answer: {:.1} ({}), {:.1} ({})",
+            least.0, least.1.name, most.0, most.1.name
+        ),
+        choice: None,
     })
 }
 

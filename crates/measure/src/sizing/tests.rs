@@ -153,6 +153,57 @@ fn the_held_out_run_is_predicted() {
     assert_eq!(super::make::guide(points, latest).unwrap().predictions[0].users, 150.0);
 }
 
+/// Points of the same loads with either delivery. Those without a log cost half as much.
+fn of_both_deliveries() -> Vec<Point> {
+    let of = |delivery: &'static str| {
+        points().into_iter().map(move |mut point| {
+            point.name = format!("{delivery}_{}", point.name);
+            point.conditions.insert("server delivery".to_owned(), delivery.to_owned());
+            if delivery == "pubsub" {
+                point.roles.values_mut().for_each(|used| used.cores = used.cores.map(|cores| cores / 2.0));
+            }
+            point
+        })
+    };
+    of("log").chain(of("pubsub")).collect()
+}
+
+#[test]
+fn points_of_several_settings_are_refused_unless_some_are_chosen() {
+    let error = refused(of_both_deliveries(), options(100.0));
+    assert!(error.contains("server delivery: log (log_run_50"), "{error}");
+    assert!(
+        error.ends_with("or choose some of these, for example with --where 'server delivery=log'"),
+        "{error}"
+    );
+    let chosen = |delivery: &str| {
+        let choices = vec![format!("delivery={delivery}").parse().unwrap()];
+        guide(of_both_deliveries(), Options { choices, ..options(100.0) }).unwrap()
+    };
+    let [log, pubsub] = ["log", "pubsub"].map(chosen);
+    let redis = |guide: &Guide| {
+        let costs = guide.costs.iter().find(|role| role.role == "redis").unwrap();
+        costs.cores.unwrap().line.slope
+    };
+    assert!((redis(&log) - 0.0006).abs() < 1e-9 && (redis(&pubsub) - 0.0003).abs() < 1e-9);
+    assert_eq!((log.unused.len(), log.unused[0].reason.as_str()), (7, "its delivery is pubsub, not log"));
+}
+
+#[test]
+fn the_ceiling_is_that_of_a_search_whose_steps_are_used() {
+    let mut points = of_both_deliveries();
+    for (number, point) in points.iter_mut().enumerate() {
+        let search = point.conditions["server delivery"].clone();
+        point.name = Point::step_name(&search, number + 1);
+    }
+    let ceiling =
+        |source: &str, users| MeasuredCeiling { users, sources: vec![source.to_owned()], limited_by: None };
+    let ceilings = vec![ceiling("log", 350.0), ceiling("pubsub", 100.0)];
+    let choices = vec!["delivery=log".parse().unwrap()];
+    let guide = guide(points, Options { ceilings, choices, ..options(100.0) }).unwrap();
+    assert_eq!(guide.ceiling.unwrap().users, 350.0);
+}
+
 #[test]
 fn too_few_points_are_refused_with_how_to_get_more() {
     let error = refused(points()[1..].to_vec(), options(100.0));
@@ -187,6 +238,7 @@ fn mixed_workloads_are_refused_and_the_difference_is_named() {
     mixed[0].tokens_per_query = Some(18.0);
     let error = refused(mixed, options(100.0));
     assert!(error.contains("tokens per answer: 18.0 (run_50_summary.json), 50.0"), "{error}");
+    assert!(!error.contains("--where"), "the number of tokens is no condition");
     let mut unusable = points();
     unusable.push(Point { unusable: Some("INVALID".into()), conditions: [].into(), ..point(500.0) });
     assert!(guide(unusable, options(100.0)).is_ok(), "a point that is not used may differ");
@@ -196,7 +248,7 @@ fn mixed_workloads_are_refused_and_the_difference_is_named() {
 fn a_ceiling_limits_what_was_full() {
     let ceiling = |users| {
         let ceiling = MeasuredCeiling { users, sources: vec!["search".to_owned()], limited_by: None };
-        let guide = guide(points(), Options { ceiling: Some(ceiling), ..options(100.0) }).unwrap();
+        let guide = guide(points(), Options { ceilings: vec![ceiling], ..options(100.0) }).unwrap();
         let hard = guide.limits.iter().map(|limits| limits.hard.unwrap().users).collect::<Vec<_>>();
         (guide.ceiling_of.unwrap(), hard)
     };

@@ -16,13 +16,14 @@ use std::{
 };
 
 /// Latency rows, in this order.
-const LATENCIES: [Metric; 7] = [
+const LATENCIES: [Metric; 8] = [
     Metric::Ttft,
     Metric::Tpot,
     Metric::Itl,
     Metric::E2el,
     Metric::Delivery,
     Metric::Connect,
+    Metric::FirstSocket,
     Metric::ReconnectGap,
 ];
 

@@ -13,7 +13,9 @@ use super::{
     resources,
 };
 use crate::values::escaped_json;
-use measure::{Metric, RunData, Statistic, Summary as Figures, defects::Defect, threshold::State};
+use measure::{
+    Metric, RunData, Statistic, Summary as Figures, defects::Defect, observations::Settings, threshold::State,
+};
 use plan::schedule::{Phase, Schedule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -48,6 +50,9 @@ struct Summary<'a> {
     /// Memory of processes and roles by phase of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<Value>,
+    /// Settings of the stack by role, as its servers, its gateways and its supervisor state them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    stack_settings: BTreeMap<String, Settings>,
     events: Option<&'a EventTotals>,
     faults: Vec<Value>,
     metrics: Map<String, Value>,
@@ -362,6 +367,7 @@ pub(super) fn write(files: &Files, run: &RunData, info: &RunInfo, conclusion: &C
         findings: info::findings(run, info),
         health: resources::health(run),
         memory: memory::json(info),
+        stack_settings: info.observations.settings_by_role(),
         events: info.events.as_ref(),
         faults: faults::json(info),
         metrics: metrics(run, info),

@@ -18,7 +18,7 @@ use settings::plural::counted;
 pub(super) const INTERRUPTED: &str = "INTERRUPTED";
 
 /// Latency rows, in this order.
-const LATENCIES: [Metric; 17] = [
+const LATENCIES: [Metric; 18] = [
     Metric::Ttft,
     Metric::TtftSched,
     Metric::TtftReasoning,
@@ -33,6 +33,7 @@ const LATENCIES: [Metric; 17] = [
     Metric::E2elOverhead,
     Metric::Create,
     Metric::Connect,
+    Metric::FirstSocket,
     Metric::Close,
     Metric::ReconnectGap,
     Metric::SocketWait,

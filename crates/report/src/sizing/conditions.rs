@@ -1,6 +1,6 @@
-//! What must be equal in all points: workload and machine.
+//! What must be equal in all points: workload, settings of the stack, and machine.
 
-use measure::sizing::guide::Machine;
+use measure::{observations::STACK, sizing::guide::Machine};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -52,6 +52,12 @@ pub(super) fn of(summary: &Value, machine: &Machine) -> BTreeMap<String, String>
         }
         if kinds.len() > 1 {
             insert(format!("{of}weight"), &kind["weight"]);
+        }
+    }
+    for (role, settings) in summary["stack_settings"].as_object().into_iter().flatten() {
+        for (name, value) in settings.as_object().into_iter().flatten() {
+            let name = if role == STACK { name.clone() } else { format!("{role} {name}") };
+            insert(name, value);
         }
     }
     if !machine.name.is_empty() {

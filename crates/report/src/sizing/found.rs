@@ -13,8 +13,8 @@ pub(super) const CAPACITY: &str = "_capacity.json";
 pub struct Found {
     /// All points, also those that cannot be used.
     pub points: Vec<Point>,
-    /// The lowest ceiling that a search found.
-    pub ceiling: Option<MeasuredCeiling>,
+    /// The ceilings that searches found.
+    pub ceilings: Vec<MeasuredCeiling>,
     /// The machine of the first usable point.
     pub machine: Machine,
 }

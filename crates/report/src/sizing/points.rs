@@ -54,7 +54,7 @@ pub(super) fn of_search(path: &Path, base: &Path, found: &mut Found) -> Result<(
             window: format!("step, {} s", step.seconds),
             roles,
         };
-        let mut point = point(format!("{}, step {}", path.display(), index + 1), &summary, measured);
+        let mut point = point(Point::step_name(&path.display().to_string(), index + 1), &summary, measured);
         point.started_s += span(step).0;
         point.verdict = step.outcome.name().to_owned();
         let tokens_per_query = step.tokens_per_s / step.queries_per_s;
@@ -68,11 +68,7 @@ pub(super) fn of_search(path: &Path, base: &Path, found: &mut Found) -> Result<(
     if found.machine.name.is_empty() {
         found.machine = machine;
     }
-    let ceiling = ceiling(path, &search);
-    found.ceiling = match (found.ceiling.take(), ceiling) {
-        (Some(a), Some(b)) => Some(if b.users < a.users { b } else { a }),
-        (one, other) => one.or(other),
-    };
+    found.ceilings.extend(ceiling(path, &search));
     Ok(())
 }
 

@@ -88,7 +88,7 @@ fn options(found: &Found) -> Options {
         headroom: 0.3,
         machine: found.machine.clone(),
         threads: [("haproxy".to_owned(), 2.0)].into(),
-        ceiling: found.ceiling.clone(),
+        ceilings: found.ceilings.clone(),
         ..Options::default()
     }
 }
@@ -176,6 +176,35 @@ fn runs_of_other_workloads_are_named() {
     assert!(error.contains("rollup (ms): 40 (") && error.contains("run_100_summary.json"), "{error}");
 }
 
+#[test]
+fn runs_with_other_settings_of_the_stack_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    for users in LOADS {
+        run(&dir, users, |summary| {
+            let delivery = if users == 100 { "pubsub" } else { "log" };
+            summary["stack_settings"] = json!({
+                "server": { "delivery": delivery, "max-streams": "300" }, "stack": { "redis-persistence": "none" },
+            });
+        });
+    }
+    let mut found = found(&dir);
+    let conditions = &found.points[0].conditions;
+    assert_eq!(
+        ["server delivery", "server max-streams", "redis-persistence"].map(|name| conditions[name].as_str()),
+        ["pubsub", "300", "none"]
+    );
+    let points = std::mem::take(&mut found.points);
+    let error = guide(points.clone(), options(&found)).unwrap_err().to_string();
+    assert!(
+        error.contains("server delivery: log (") && error.contains("--where 'server delivery=log'"),
+        "{error}"
+    );
+    let choices = vec!["delivery=log".parse().unwrap()];
+    let guide = guide(points, Options { choices, ..options(&found) }).unwrap();
+    assert_eq!((guide.used().count(), guide.unused.len()), (7, 1));
+    assert!(markdown(&guide).contains("server delivery log; "), "{}", markdown(&guide));
+}
+
 /// Writes a search with steps of these loads, and its summary.
 fn search(dir: &TempDir, by: Unit, end: End) {
     let step = |users: u32| {
@@ -226,7 +255,7 @@ fn each_step_of_a_search_is_a_point() {
     assert!(problems[0].name.ends_with("capacity_capacity.json, step 9"), "{}", problems[0].name);
     assert_eq!(found.points[0].tokens_per_query.map(f64::round), Some(18.0));
     assert_eq!(found.points[0].roles["wsproxy"].instances, 1, "the sum of a role is no process");
-    assert_eq!(found.ceiling.as_ref().map(|ceiling| ceiling.users), Some(320.0));
+    assert_eq!(found.ceilings.iter().map(|ceiling| ceiling.users).collect::<Vec<_>>(), [320.0]);
     let options = options(&found);
     let guide = guide(found.points, options).unwrap();
     let page = markdown(&guide);
@@ -239,7 +268,7 @@ fn a_ceiling_in_another_unit_or_without_an_end_does_not_count() {
     for (by, end) in [(Unit::SessionRate, End::Found), (Unit::Sessions, End::OutOfTime)] {
         let dir = tempfile::tempdir().unwrap();
         search(&dir, by, end);
-        assert_eq!(found(&dir).ceiling, None);
+        assert_eq!(found(&dir).ceilings, []);
     }
 }
 

@@ -6,7 +6,7 @@ mod native;
 
 use crate::{StackRef, native::Status};
 use anyhow::{Context, bail};
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 /// A process or container of a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,17 @@ impl Inventory {
         match &self.0 {
             StackRef::Native(state_dir) => native::members(state_dir),
             StackRef::Compose { project } => compose::members(project.as_deref()),
+        }
+    }
+
+    /// Returns the settings that the supervisor of a native stack knows: its options that change what a token costs. Empty for other stacks.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        match &self.0 {
+            StackRef::Native(state_dir) => {
+                native::status(state_dir).map(|status| status.settings).unwrap_or_default()
+            }
+            StackRef::Compose { .. } => BTreeMap::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::{
 use crate::scaling::ColdStart;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// The state of a running stack.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Status {
     /// The links that have a relay.
     #[serde(default)]
     pub links: Vec<LinkStatus>,
+    /// Options of the stack that change what a token costs, by name. Empty from older supervisors.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// The URLs of one HAProxy.
@@ -134,7 +137,27 @@ impl Native {
         let haproxies = self.haproxies();
         let HaproxyStatus { api_url, ws_url, stats_url, .. } = haproxies[0].clone();
         let (links, ready_ms) = (links.collect(), Some(self.ready_ms));
-        Status { api_url, ws_url, stats_url, haproxies, processes, ready_ms, autoscale: None, links }
+        let settings = self.settings();
+        Status {
+            api_url,
+            ws_url,
+            stats_url,
+            haproxies,
+            processes,
+            ready_ms,
+            autoscale: None,
+            links,
+            settings,
+        }
+    }
+}
+
+impl Native {
+    /// Returns the options that change what a token costs, by name. Relays are listed if there are any.
+    fn settings(&self) -> BTreeMap<String, String> {
+        let relays = self.options.relays.then(|| ("relays".to_owned(), "yes".to_owned()));
+        let persistence = self.options.persistence.name().to_owned();
+        [("redis-persistence".to_owned(), persistence)].into_iter().chain(relays).collect()
     }
 }
 

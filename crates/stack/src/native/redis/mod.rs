@@ -46,6 +46,15 @@ pub enum Persistence {
 }
 
 impl Persistence {
+    /// Returns the value of the option.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Everysec => "everysec",
+            Self::Always => "always",
+        }
+    }
+
     fn args(self) -> [&'static str; 4] {
         match self {
             Self::None => ["--appendonly", "no", "--appendfsync", "everysec"],
