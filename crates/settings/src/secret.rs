@@ -58,26 +58,60 @@ impl Secrets {
         others.0.iter().for_each(|text| self.add(text));
     }
 
-    /// Returns `text` with every secret replaced by `redacted`. Needed for a server's messages, which may repeat what it was sent.
-    /// A long message may have been cut inside a secret, so at its end the first 8 or more bytes of a secret are replaced as well.
+    /// Returns `text` with every secret replaced by `redacted`. Needed for a server's messages, which may repeat what it was sent, also
+    /// with the escapes of JSON. A long message may have been cut inside a secret, so at its end and before `…` the first 8 or more bytes of
+    /// a secret are replaced as well.
     #[must_use]
     pub fn hide(&self, text: &str) -> String {
-        let mut hidden = self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED));
-        // What marks the cut follows the beginning of the secret.
-        let end = hidden.trim_end_matches(['…', '.', '"']).len();
-        let beginning = self.0.iter().filter_map(|secret| beginning_at_end(&hidden[..end], secret)).max();
-        if let Some(length) = beginning {
-            hidden.replace_range(end - length..end, REDACTED);
+        let mut hidden = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let found = self.0.iter().filter_map(|secret| length_of(secret, rest)).max();
+            match found {
+                Some(_) => hidden.push_str(REDACTED),
+                None => hidden.push(first),
+            }
+            rest = &rest[found.unwrap_or(first.len_utf8())..];
         }
         hidden
     }
 }
 
-/// Returns the length in bytes of the longest beginning of `secret` that `text` ends with.
-fn beginning_at_end(text: &str, secret: &str) -> Option<usize> {
-    (SHORTEST_BEGINNING..secret.len())
-        .rev()
-        .find(|length| secret.is_char_boundary(*length) && text.ends_with(&secret[..*length]))
+/// Returns how many bytes `secret`, or its beginning if `text` was cut there, takes at the start of `text`.
+fn length_of(secret: &str, text: &str) -> Option<usize> {
+    if text.starts_with(secret) {
+        return Some(secret.len());
+    }
+    let mut rest = text;
+    for (known, wanted) in secret.char_indices() {
+        let Some(length) = length_of_letter(wanted, rest) else {
+            let is_cut = rest.starts_with('…') || rest.trim_start_matches(['.', '"']).is_empty();
+            return (known >= SHORTEST_BEGINNING && is_cut).then(|| text.len() - rest.len());
+        };
+        rest = &rest[length..];
+    }
+    Some(text.len() - rest.len())
+}
+
+/// Returns how many bytes `wanted` takes at the start of `text`, as it is or as JSON may escape it.
+fn length_of_letter(wanted: char, text: &str) -> Option<usize> {
+    let escaped = text.strip_prefix('\\').and_then(|escape| match escape.as_bytes() {
+        [b'u', ..] => length_of_units(wanted, text),
+        [b'"' | b'\\' | b'/', ..] => escape.starts_with(wanted).then_some(2),
+        _ => None,
+    });
+    escaped.or_else(|| text.starts_with(wanted).then_some(wanted.len_utf8()))
+}
+
+/// Returns how many bytes the UTF-16 units of `wanted` take at the start of `text`, each as `\u` and four hexadecimal digits.
+fn length_of_units(wanted: char, text: &str) -> Option<usize> {
+    let mut rest = text;
+    for unit in wanted.encode_utf16(&mut [0; 2]) {
+        let (digits, behind) = rest.strip_prefix("\\u")?.split_at_checked(4)?;
+        (u16::from_str_radix(digits, 16).ok()? == *unit).then_some(())?;
+        rest = behind;
+    }
+    Some(text.len() - rest.len())
 }
 
 impl fmt::Debug for Secrets {
@@ -119,9 +153,27 @@ mod tests {
             ("wrong key sk-01234-é", "wrong key redacted"),
             ("wrong key sk-0123", "wrong key sk-0123"),
             ("wrong key sk-01234567 again", "wrong key sk-01234567 again"),
+            ("sent sk-01234567… and again", "sent redacted… and again"),
             ("", ""),
         ] {
             assert_eq!(secrets.hide(text), hidden);
+        }
+    }
+
+    #[test]
+    fn a_secret_with_the_escapes_of_json_is_hidden() {
+        let mut secrets = Secrets::default();
+        secrets.add("a+/é\"b\\c😀");
+        for text in [
+            "a+/é\"b\\c😀",
+            r#"a+/é\"b\\c😀"#,
+            r#"a+\/\u00e9\"b\\c\ud83d\uDE00"#,
+            r#"\u0061\u002B\u002f\u00E9\u0022b\u005cc\uD83D\uDE00"#,
+        ] {
+            assert_eq!(secrets.hide(&format!("{{{text}}}")), "{redacted}", "{text}");
+        }
+        for text in [r"a+/\u00e", r"a+\", "\\u", "\\", r"a+/\uzzzz"] {
+            assert_eq!(secrets.hide(text), text);
         }
     }
 }

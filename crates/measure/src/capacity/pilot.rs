@@ -101,6 +101,8 @@ pub struct Pilot {
     settings: StepSettings,
     load: f64,
     phase: Phase,
+    /// Second from which on the system changes to this load.
+    asked_s: u64,
     /// Second from which on the system has this load.
     established_s: u64,
     /// Whether the load that was asked for is the easy one.
@@ -128,6 +130,7 @@ impl Pilot {
             settings,
             load,
             phase: Phase::Asked,
+            asked_s: 0,
             established_s: 0,
             eased: false,
             overloaded: false,
@@ -174,6 +177,20 @@ impl Pilot {
 
     /// Takes a complete second of the run. Seconds must come in order.
     pub fn second(
+        &mut self,
+        second: u64,
+        interval: &Interval,
+        readings: &[Reading],
+        running: Running,
+    ) -> Action {
+        let action = self.take(second, interval, readings, running);
+        if matches!(action, Action::Change(_)) {
+            self.asked_s = second + 1;
+        }
+        action
+    }
+
+    fn take(
         &mut self,
         second: u64,
         interval: &Interval,
@@ -238,14 +255,14 @@ impl Pilot {
         }
         // The load is changing: the last step is to blame. If it broke, this is what it left behind.
         if !is_aftermath {
-            self.charge_last(outcome, second, &window);
+            let load = self.steps.last().map_or(self.load, |step| step.load);
+            self.break_load(load, outcome, second, &window);
         }
         Action::Wait
     }
 
-    /// Breaks the load of the last step.
-    fn charge_last(&mut self, outcome: Outcome, second: u64, window: &StepWindow) {
-        let load = self.steps.last().map_or(self.load, |step| step.load);
+    /// Breaks a load that is not the present one.
+    fn break_load(&mut self, load: f64, outcome: Outcome, second: u64, window: &StepWindow) {
         self.search.add(load, &outcome);
         self.steps.push(window.step(load, outcome, second, &self.slos, first(&self.steps)));
     }
@@ -299,28 +316,36 @@ impl Pilot {
         interval: &Interval,
         readings: &[Reading],
     ) -> Option<Action> {
-        let is_first = self.steps.len() == self.earlier;
-        let is_present = since_s >= self.established_s || is_first;
+        if since_s < self.asked_s {
+            self.charge_step(reason, since_s, second, interval);
+            // Those that stopped since the change are of the present load, and looked at in the next second.
+            self.silences_from_s = self.asked_s;
+            return None;
+        }
         let action = match self.phase {
-            Phase::Measuring { from_s } if is_present => {
+            Phase::Measuring { from_s } => {
                 self.window.second(interval, readings);
-                Some(self.conclude(Outcome::Broken(reason), from_s, second + 1))
+                self.conclude(Outcome::Broken(reason), from_s, second + 1)
             }
-            Phase::WarmingUp { .. } if is_present => Some(self.charge(reason, second, interval)),
-            // The first load is not established: they are charged when it warms up.
-            _ if is_first => return None,
-            _ => {
-                // They have waited since the load before.
-                if self.steps.last().is_some_and(|step| step.outcome == Outcome::Held) {
-                    let mut window = StepWindow::default();
-                    window.second(interval, &[]);
-                    self.charge_last(Outcome::Broken(reason), second, &window);
-                }
-                None
-            }
+            Phase::WarmingUp { .. } => self.charge(reason, second, interval),
+            // What an overload left behind.
+            Phase::Recovering { .. } => Action::Wait,
+            // The new load is not established: they are charged when it warms up.
+            Phase::Asked | Phase::Changing { .. } | Phase::Over => return None,
         };
         self.silences_from_s = second + 1;
-        action
+        Some(action).filter(|action| *action != Action::Wait)
+    }
+
+    /// Breaks the load of the step that was the last one when queries stopped, if it held.
+    fn charge_step(&mut self, reason: String, since_s: u64, second: u64, interval: &Interval) {
+        let steps = &self.steps[self.earlier..];
+        let Some(step) = steps.iter().rfind(|step| step.from_s <= since_s).or(steps.first()) else { return };
+        if step.outcome == Outcome::Held {
+            let mut window = StepWindow::default();
+            window.second(interval, &[]);
+            self.break_load(step.load, Outcome::Broken(reason), second, &window);
+        }
     }
 
     /// Takes a second of the warm-up, the last of so many.
@@ -590,6 +615,39 @@ mod tests {
         }
         let outcomes: Vec<_> = stopping.steps().iter().map(|step| (step.load, step.outcome.name())).collect();
         assert_eq!(outcomes, [(8.0, "held"), (8.0, "broken")]);
+    }
+
+    #[test]
+    fn a_silence_that_begins_while_the_load_changes_is_charged_to_the_new_load() {
+        let (mut stopping, mut system, mut second) = measuring();
+        while stopping.steps().is_empty() {
+            stopping.second(second, &system.second(8.0), &[], Running::default());
+            second += 1;
+        }
+        stopping.changes(second + 5);
+        for later in second..second + 7 {
+            stopping.second(later, &system.second(16.0), &[], silence(second + 1, later + 2));
+        }
+        let outcomes: Vec<_> = stopping.steps().iter().map(|step| (step.load, step.outcome.name())).collect();
+        assert_eq!(outcomes, [(8.0, "held"), (16.0, "broken")]);
+    }
+
+    #[test]
+    fn an_old_silence_hides_no_newer_ones() {
+        let (mut stopping, mut system, mut second) = measuring();
+        while stopping.steps().is_empty() {
+            stopping.second(second, &system.second(8.0), &[], Running::default());
+            second += 1;
+        }
+        let (stopped_s, asked_s) = (second - 1, second);
+        stopping.changes(asked_s + 1);
+        for later in asked_s..asked_s + 8 {
+            let mut running = silence(stopped_s, later + 1);
+            running.silent.extend(silence(asked_s + 3, (later + 1).max(asked_s + 3)).silent);
+            stopping.second(later, &system.second(16.0), &[], running);
+        }
+        let outcomes: Vec<_> = stopping.steps().iter().map(|step| (step.load, step.outcome.name())).collect();
+        assert_eq!(outcomes, [(8.0, "held"), (8.0, "broken"), (16.0, "broken")]);
     }
 
     #[test]
