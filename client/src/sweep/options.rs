@@ -226,12 +226,14 @@ fn refuse_unusable(
     let of_stack = settings.iter().find(|(_, setting)| setting.is_of_stack());
     let target = planned.iter().any(|planned| {
         let run = &planned.run;
-        !run.api_url.is_empty() || !run.wsproxy_url.is_empty() || run.embedded || run.fault_stack.is_some()
+        let has_url = !run.api_url.is_empty() || !run.wsproxy_url.is_empty();
+        has_url || run.target.is_some() || run.embedded || run.fault_stack.is_some()
     });
     if let Some((name, _)) = of_stack.filter(|_| target) {
         let given = |key: &str| matches.value_source(key) == Some(ValueSource::CommandLine);
-        let flags =
-            ["api_url", "wsproxy_url", "embedded", "fault_stack"].into_iter().filter(|key| given(key));
+        let flags = ["api_url", "wsproxy_url", "target", "embedded", "fault_stack"]
+            .into_iter()
+            .filter(|key| given(key));
         let flags: Vec<_> = flags.map(|key| format!("--{}", key.replace('_', "-"))).collect();
         let flags = if flags.is_empty() { "the target".to_owned() } else { flags.join(" and ") };
         errors.push(format!(
@@ -264,7 +266,7 @@ fn is_free(configs: &[Config]) -> bool {
 }
 
 fn varies_target(settings: &[(String, Setting)]) -> bool {
-    let is_target = |key| ["api_url", "wsproxy_url", "embedded"].contains(&key);
+    let is_target = |key| ["api_url", "wsproxy_url", "target", "embedded"].contains(&key);
     settings.iter().filter_map(|(_, setting)| key(setting)).any(is_target)
 }
 

@@ -66,6 +66,7 @@ fn what_a_sweep_cannot_do_is_refused() {
     for (line, why) in [
         ("--vary clients=5", "nothing varies: give a --vary at least two values"),
         ("--vary wsproxy=1,2 --api-url http://127.0.0.1:9", "remove --api-url, or --vary wsproxy"),
+        ("--vary wsproxy=1,2 --target centrifugo", "remove --target, or --vary wsproxy"),
         ("--vary delivery=log,pubsub --embedded", "remove --embedded, or --vary delivery"),
         ("--vary wsproxy=1,2 --fault-stack x", "remove --fault-stack"),
         ("--vary wsproxy=1,99", "--vary wsproxy: invalid number \"99\": expected 1 to 64"),

@@ -122,6 +122,7 @@ impl Session {
         }
         let is_cut = loss.cause == LossCause::Cut;
         if is_cut {
+            self.silence.intended();
             self.log.socket_cut();
             self.behaviour.socket_cut(loss.at);
         }
