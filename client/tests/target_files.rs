@@ -12,9 +12,13 @@ use runs::{check, read_summary, run};
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 const TOKENS: u64 = 20;
@@ -153,6 +157,75 @@ fn an_expired_key_is_renewed_and_secret() {
 }
 
 #[test]
+fn an_expired_key_is_renewed_for_a_call_beside_the_socket() {
+    let server = Example::start(&["--api-key", "right/key"]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = "path = \"/sessions\"";
+    let create = |key: &str| format!("{path}\nheaders = {{ X-Api-Key = \"{key}\" }}");
+    for key in ["{{api_key}}", "right/key"] {
+        let create = create(key);
+        let file = changed(dir.path(), "websocket.toml", &[(path, create.as_str()), (BY_MESSAGE, BY_HTTP)]);
+        let renewed = summary(&file, &server.url, |args| {
+            args.api_key = Some("wrong/key".into());
+            args.token_command = Some("echo right/key".into());
+        });
+        check(&renewed, &[("queries_ok", 6), ("tokens_received", 6 * TOKENS), ("tokens_lost", 0)]);
+    }
+}
+
+/// Starts a server of JSON lines. It refuses the first question and ends the connection, and answers the others with two tokens.
+fn busy_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicU64::new(0));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let asked = Arc::clone(&asked);
+            std::thread::spawn(move || answer_after_a_refusal(stream.unwrap(), &asked));
+        }
+    });
+    url
+}
+
+fn answer_after_a_refusal(mut stream: TcpStream, asked: &AtomicU64) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or_default() == 0 {
+                return;
+            }
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        reader.read_exact(&mut vec![0; length]).unwrap();
+        if asked.fetch_add(1, Relaxed) == 0 {
+            let refusal = "HTTP/1.1 429 Too Many Requests\r\nRetry-After-Ms: 300\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(refusal.as_bytes()).unwrap();
+            return;
+        }
+        let body = "{\"response\":\"a \"}\n{\"response\":\"b \"}\n{\"done\":true}\n";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson";
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    }
+}
+
+#[test]
+fn a_refused_question_is_asked_again_over_a_new_connection() {
+    let summary = summary(&example("json_lines.toml"), &busy_server(), |args| {
+        (args.clients, args.queries) = (Some(1), Some(1));
+    });
+    check(&summary, &[("queries_ok", 1), ("tokens_received", 2)]);
+    assert_ne!(summary["verdict"], "FAIL", "{summary:#}");
+}
+
+#[test]
 fn a_numbered_example_is_resumed_without_loss() {
     let server = Example::start(&["--cut-after", "7"]);
     for name in NUMBERED {
@@ -205,23 +278,31 @@ fn a_resume_may_repeat_events_only_if_the_file_says_so() {
     }
 }
 
+/// How the example over a WebSocket asks, and how it could by HTTP.
+const BY_MESSAGE: &str =
+    "via = \"message\"\nmessage = { type = \"ask\", request_id = \"{{query}}\", text = \"{{prompt}}\" }";
+const BY_HTTP: &str = "via = \"http\"\npath = \"/ws/{{session}}/ask\"\nheaders = { X-Api-Key = \"{{api_key}}\" }\nbody = { text = \"{{prompt}}\" }\nextract = { query = \"/message_id\" }";
+
 #[test]
 fn a_question_may_be_asked_by_http_and_get_its_id_from_the_backend() {
     let server = Example::start(&[]);
     let dir = tempfile::tempdir().unwrap();
-    let by_http = [
-        (
-            "via = \"message\"\nmessage = { type = \"ask\", request_id = \"{{query}}\", text = \"{{prompt}}\" }",
-            "via = \"http\"\npath = \"/ws/{{session}}/ask\"\nbody = { text = \"{{prompt}}\" }\nextract = { query = \"/message_id\" }",
-        ),
-        ("every = \"20s\"", "every = \"10ms\""),
-    ];
+    let by_http = [(BY_MESSAGE, BY_HTTP), ("every = \"20s\"", "every = \"10ms\"")];
     let file = changed(dir.path(), "websocket.toml", &by_http);
     let fine = summary(&file, &server.url, |_| {});
     check(&fine, &[("queries_ok", 6), ("tokens_expected", 6 * TOKENS), ("tokens_lost", 0)]);
     assert_eq!(fine["integrity"], "verified", "{fine:#}");
     let (code, text) = checked(&file, &server.url, &[]);
     assert!(code == Some(0) && text.contains("202 Accepted"), "{text}");
+}
+
+#[test]
+fn an_answer_is_resumed_although_its_call_has_no_response_yet() {
+    let server = Example::start(&["--cut-after", "1", "--late-ms", "150"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = changed(dir.path(), "websocket.toml", &[(BY_MESSAGE, BY_HTTP)]);
+    let resumed = summary(&file, &server.url, |_| {});
+    check(&resumed, &[("queries_ok", 6), ("tokens_received", 6 * TOKENS), ("tokens_lost", 0)]);
 }
 
 #[test]
@@ -388,6 +469,17 @@ fn missed_publications_of_centrifugo_are_recovered() {
         ],
     );
     assert_eq!(server.recovered(), 6);
+}
+
+#[test]
+fn a_connection_that_centrifugo_refuses_fails_with_its_reason() {
+    let server = Centrifugo::start(centrifugo::Faults { refuses: true, ..Default::default() });
+    let refused = summary("centrifugo", &server.url, |_| {});
+    check(&refused, &[("successful_sessions", 0), ("queries_ok", 0)]);
+    assert!(refused["failures"].to_string().contains("109: token expired"), "{}", refused["failures"]);
+    let ws = server.url.replace("http", "ws");
+    let (code, text) = checked("centrifugo", &server.url, &["--wsproxy-url", &ws]);
+    assert!(code == Some(99) && text.contains("109: token expired"), "{code:?}: {text}");
 }
 
 #[test]

@@ -5,11 +5,12 @@
 - WebSocket: POST /sessions creates a session, GET /ws/SESSION upgrades, messages are JSON with a type.
   POST /ws/SESSION/ask asks over HTTP, and the answer comes over the session's WebSocket.
 - SSE: POST /chats/CHAT/messages streams an answer, GET /chats/CHAT/messages/ID/stream resumes it after Last-Event-ID.
-- JSON lines: POST /generate streams an answer. With --api-key KEY, it needs the header X-Api-Key.
+- JSON lines: POST /generate streams an answer.
 - GET /stopped returns how many answers were stopped.
 
 With --cut-after N, each answer's first connection breaks after N tokens. With --drop N, token N of each answer is never sent. With
---repeat N, a resumed answer begins with the last N tokens that were sent before.
+--repeat N, a resumed answer begins with the last N tokens that were sent before. With --api-key KEY, POST /sessions, /ws/SESSION/ask and
+/generate need the header X-Api-Key. With --late-ms N, the response to /ws/SESSION/ask comes N milliseconds later.
 """
 
 import argparse
@@ -215,15 +216,19 @@ async def play_lines(writer, answer):
 
 async def handle(reader, writer, method, path, headers, body):
     path, _, _ = path.partition("?")
-    if (method, path) == ("POST", "/sessions"):
+    needs_key = options.api_key and method == "POST" and re.fullmatch("/sessions|/generate|/ws/.*/ask", path)
+    if needs_key and headers.get("x-api-key") != options.api_key:
+        respond(writer, "401 Unauthorized", {"error": f"wrong key {headers.get('x-api-key')}"})
+    elif (method, path) == ("POST", "/sessions"):
         session = secrets.token_hex(8)
         sessions[session] = secrets.token_urlsafe(24)
         respond(writer, "201 Created", {"session": {"id": session, "user": body["user"]}, "access_token": sessions[session]})
     elif method == "POST" and (match := re.fullmatch("/ws/([0-9a-f]+)/ask", path)):
         request = secrets.token_hex(4)
         answers[request] = Answer()
-        respond(writer, "202 Accepted", {"message_id": request})
         asyncio.create_task(play_over_websocket(sockets[match[1]], request, answers[request], 0))
+        await asyncio.sleep(options.late_ms / 1000)
+        respond(writer, "202 Accepted", {"message_id": request})
     elif match := re.fullmatch("/ws/([0-9a-f]+)", path):
         await serve_websocket(reader, writer, match[1], headers)
         raise ConnectionAbortedError
@@ -242,9 +247,7 @@ async def handle(reader, writer, method, path, headers, body):
     elif (method, path) == ("GET", "/stopped"):
         respond(writer, "200 OK", options.stopped)
     elif (method, path) == ("POST", "/generate"):
-        if options.api_key and headers.get("x-api-key") != options.api_key:
-            respond(writer, "401 Unauthorized", {"error": f"wrong key {headers.get('x-api-key')}"})
-        elif not body.get("prompt"):
+        if not body.get("prompt"):
             respond(writer, "422 Unprocessable Entity", {"error": "no prompt"})
         else:
             await play_lines(writer, Answer())
@@ -271,6 +274,7 @@ async def main():
     parser.add_argument("--cut-after", type=int, default=0)
     parser.add_argument("--drop", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=0)
+    parser.add_argument("--late-ms", type=float, default=0)
     parser.add_argument("--api-key")
     parser.parse_args(namespace=options)
     server = await asyncio.start_server(connection, "127.0.0.1", options.port)

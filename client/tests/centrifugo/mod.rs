@@ -30,6 +30,8 @@ pub struct Faults {
     pub cut_after: Option<u64>,
     /// It keeps no history, so that nothing can be recovered.
     pub forgets: bool,
+    /// It refuses each connection.
+    pub refuses: bool,
     /// This token of each answer is not delivered.
     pub drop: Option<u64>,
 }
@@ -145,6 +147,11 @@ async fn handle(
         return;
     } else if let Some(connect) = command.get("connect") {
         state.tokens.lock().unwrap().extend(connect["token"].as_str().map(str::to_owned));
+        let refusal = json!({"id": id, "error": {"code": 109, "message": "token expired"}});
+        if state.faults.refuses {
+            let _ = socket.send(Message::text(refusal.to_string())).await;
+            return;
+        }
         json!({"id": id, "connect": {"client": "c-1", "version": "6.2.0", "ping": 25, "pong": true}})
     } else if let Some(subscribe) = command.get("subscribe") {
         let name = subscribe["channel"].as_str().unwrap().to_owned();

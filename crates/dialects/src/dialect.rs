@@ -82,8 +82,8 @@ impl Dialect {
     }
 
     /// Returns the body, or the message, that asks `question`.
-    #[must_use]
     /// Empty for a target file: its conversation asks.
+    #[must_use]
     pub fn ask(&self, question: &Question<'_>) -> String {
         match self {
             Self::File(_) => return String::new(),

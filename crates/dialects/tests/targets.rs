@@ -4,7 +4,7 @@ use dialects::{
     Ask, Delivery, Dialect, Transport,
     message::{End, Fault, Numbering},
     request::Question,
-    target::{BUILTIN, Conversation, FileAnswer, Greeting, Incoming, Is, TargetFile, mismatches},
+    target::{BUILTIN, Conversation, FileAnswer, Greeting, Incoming, Is, TargetFile, describe, mismatches},
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -129,6 +129,7 @@ fn parts_that_do_not_fit_together_are_refused() {
         ("[keepalive]\nsilence = \"soon\"", "invalid duration \"soon\""),
         ("[variables]\nk = \"env:NOT_SET\"", "the environment variable NOT_SET is not set"),
         ("[create]\npath = \"/s\"\nheaders = { Upgrade = \"x\" }", "`Upgrade` cannot be set"),
+        ("[create]\npath = \"/s\"\nmethod = \"\"", "invalid method \"\""),
         ("[create]\npath = \"/s\"\nextract = { a = 5 }", "expected a JSON pointer, not integer"),
     ] {
         let errors = parse(&websocket(more)).unwrap_err().join("\n");
@@ -320,7 +321,140 @@ headers = { Last-Event-ID = "{{last_id}}" }
     assert_eq!((method.as_str(), path.as_str()), ("GET", "/ask/q-1"));
     assert_eq!(headers, [("Last-Event-ID".to_owned(), "run-2".to_owned())]);
     assert_eq!(answer.read(event("", "delta"))[0].meaning.fault, Some(Fault::Unreadable));
+    let without_data = |event, id| Incoming { data: "", event, id };
+    assert_eq!(answer.read(without_data("keep", "run-4"))[0].meaning.fault, Some(Fault::Unknown));
+    assert_eq!(answer.clone().read(without_data("done", "run-4"))[0].is, Some(Is::End));
     assert_eq!(answer.read(event("run-4", "done"))[0].meaning.seq, Some(4));
+}
+
+#[test]
+fn ids_with_leading_zeros_keep_their_length() {
+    let text = r#"
+name = "events"
+transport = "sse"
+[submit]
+path = "/ask"
+[read]
+text = "/delta"
+[numbering]
+number = "event-id"
+[[rules]]
+is = "token"
+event = "delta"
+[[rules]]
+is = "end"
+event = "done"
+"#;
+    let (_, mut answer) = asked(&parse(text).unwrap());
+    for id in ["evt_0098", "evt_0099", "evt_0100"] {
+        answer.read(Incoming { data: r#"{"delta":"a"}"#, event: "delta", id });
+    }
+    assert_eq!(answer.resume_point(99).last_id.as_deref(), Some("evt_0099"));
+    assert_eq!(answer.resume_point(100).last_id.as_deref(), Some("evt_0100"));
+}
+
+fn token(query: &str, seq: u64) -> String {
+    json!({"type": "token", "id": query, "seq": seq, "text": "a"}).to_string()
+}
+
+/// Opens another connection, which resumes nothing.
+fn reopen(conversation: &mut Conversation) {
+    conversation.end_resume();
+    conversation.open();
+    assert_eq!(conversation.greeting(), Greeting::Done);
+}
+
+#[test]
+fn late_messages_of_the_question_before_are_no_defects_of_the_next_one() {
+    let (mut conversation, mut answer) = asked(&file(NUMBERED));
+    answer.read(Incoming::text(&token("q-1", 1)));
+    reopen(&mut conversation);
+    let mut idle = conversation.idle_after(&answer);
+    let late = idle.read(Incoming::text(&token("q-1", 2))).remove(0);
+    assert!(late.meaning.fault.is_none() && !late.is_of_answer(), "{late:?}");
+    conversation.begin(2, "q-2", &Question::default(), Some(&idle));
+    let mut next = conversation.answer();
+    assert_eq!(next.read(Incoming::text(&token("q-1", 3)))[0].meaning.fault, None);
+    assert_eq!(next.read(Incoming::text(&token("q-9", 3)))[0].meaning.fault, Some(Fault::Foreign));
+    assert_eq!(next.read(Incoming::text(&token("q-2", 1)))[0].meaning.seq, Some(1));
+}
+
+const CONTINUED: &str = "[numbering]\nnumber = \"/seq\"\nscope = \"session\"\n";
+
+#[test]
+fn numbers_that_continue_are_known_after_a_reconnect() {
+    let (mut conversation, mut answer) = asked(&file(CONTINUED));
+    answer.read(Incoming::text(&token("q-1", 20)));
+    conversation.begin(2, "q-2", &Question::default(), Some(&answer));
+    let mut answer = conversation.answer();
+    answer.read(Incoming::text(&token("q-2", 21)));
+    reopen(&mut conversation);
+    let idle = conversation.idle_after(&answer);
+    conversation.begin(3, "q-3", &Question::default(), Some(&idle));
+    assert_eq!(conversation.answer().read(Incoming::text(&token("q-3", 22)))[0].meaning.seq, Some(1));
+}
+
+#[test]
+fn events_before_a_reconnect_may_be_repeated_once_behind_their_answer() {
+    for (delivery, expected) in [("once", Some(Fault::AfterEnd)), ("at-least-once", None)] {
+        let text = websocket(CONTINUED).replace("name = ", &format!("delivery = \"{delivery}\"\nname = "));
+        let (mut conversation, mut answer) = asked(&parse(&text).unwrap());
+        let message = |seq: u64| json!({"type": "token", "seq": seq, "text": "a"}).to_string();
+        answer.read(Incoming::text(&message(1)));
+        answer.read(Incoming::text(&message(2)));
+        answer.read(Incoming::text(r#"{"type":"done","seq":3}"#));
+        reopen(&mut conversation);
+        let mut idle = conversation.idle_after(&answer);
+        let mut fault = |seq| idle.read(Incoming::text(&message(seq))).remove(0).meaning.fault;
+        assert_eq!(fault(2), expected, "{delivery}");
+        assert_eq!(fault(2), Some(Fault::AfterEnd), "a second repeat");
+        assert_eq!(fault(4), Some(Fault::AfterEnd), "a new event");
+    }
+}
+
+#[test]
+fn first_numbers_that_nothing_states_are_unverified() {
+    let unverified = |more: &str| file(more).unverified().join("; ");
+    assert!(unverified(CONTINUED).contains("first tokens of a session"), "{}", unverified(CONTINUED));
+    assert!(!unverified(NUMBERED).contains("first tokens"));
+}
+
+#[test]
+fn only_parts_of_the_answer_count_as_its_events() {
+    let text = websocket("[keepalive]\nreply = \"pong\"\n");
+    let text = text.replacen("[[rules]]", "[[rules]]\nis = \"ping\"\ndata = \"ping\"\n[[rules]]", 1);
+    let (_, mut answer) = asked(&parse(&text).unwrap());
+    for (text, expected) in [
+        (r#"{"type":"note"}"#, false),
+        (r#"{"type":"other"}"#, false),
+        ("ping", false),
+        (r#"{"type":"token","text":"a"}"#, true),
+        (r#"{"type":"done"}"#, true),
+        (r#"{"type":"token","text":"a"}"#, false),
+    ] {
+        assert_eq!(answer.read(Incoming::text(text))[0].is_of_answer(), expected, "{text}");
+    }
+}
+
+#[test]
+fn values_that_come_with_each_question_drop_no_other_secret() {
+    let text = websocket(
+        "[create]\npath = \"/sessions\"\nheaders = { Authorization = \"{{key}}\" }\nextract = { ticket = \"/ticket\" }\n[variables]\nkey = \"env:TEST_KEY\"\n",
+    );
+    let message = "message = { type = \"ask\", id = \"{{query}}\", text = \"{{prompt}}\" }";
+    assert!(text.contains(message));
+    let by_call = "via = \"http\"\npath = \"/ask\"\nextract = { query = \"/id\" }";
+    let file = parse(&text.replace(message, by_call)).unwrap();
+    let (mut conversation, mut answer) = asked(&file);
+    conversation.created(&|_| None, br#"{"ticket":"hush"}"#).unwrap();
+    for number in 0..100 {
+        let body = json!({"id": format!("question-{number}")}).to_string();
+        conversation.submitted(&|_| None, body.as_bytes(), &mut answer).unwrap();
+    }
+    let secrets: Vec<_> = conversation.secrets().collect();
+    let kept = ["hush", "key-from-environment", "question-99"];
+    assert!(kept.iter().all(|secret| secrets.contains(secret)), "{secrets:?}");
+    assert!(secrets.len() < 50, "older values of the same name are dropped");
 }
 
 #[test]
@@ -369,11 +503,29 @@ fn centrifugo() -> (Conversation, FileAnswer) {
 }
 
 #[test]
+fn a_secret_is_hidden_before_a_text_is_cut() {
+    let file = file(NUMBERED);
+    let (_, mut answer) = asked(&file);
+    let secret = "0123456789".repeat(7);
+    let hide = |text: &str| text.replace(&secret, "redacted");
+    for value in [
+        json!({"type": "token", "seq": 1, "text": secret}),
+        json!({"type": "token", "seq": "none", "text": {"key": secret}}),
+    ] {
+        let text = value.to_string();
+        let read = answer.read(Incoming::text(&text)).remove(0).with_texts(&hide);
+        let shown = describe(&read) + &mismatches(&file, Incoming::text(&text), &read).join("\n");
+        assert!(!shown.contains("01234567") && shown.contains("redacted"), "{shown}");
+    }
+}
+
+fn push(offset: u64, data: Value) -> String {
+    json!({"push": {"channel": "chat:s-1", "pub": {"data": data, "offset": offset}}}).to_string()
+}
+
+#[test]
 fn centrifugo_numbers_publications_and_recovers_them() {
     let (mut conversation, mut answer) = centrifugo();
-    let push = |offset: u64, data: Value| {
-        json!({"push": {"channel": "chat:s-1", "pub": {"data": data, "offset": offset}}}).to_string()
-    };
     let token = |offset| push(offset, json!({"type": "token", "query": "q-1", "text": "a"}));
     let frame = format!("{}\n{}\n{{}}\n", token(15), token(16));
     let reads = answer.read(Incoming::text(&frame));
@@ -442,6 +594,13 @@ fn centrifugo_tells_what_cannot_be_recovered_and_refused() {
     let kept = conversation.greeted(gone).unwrap().kept;
     let end = answer.read(Incoming::text(&kept[0])).remove(0).meaning.end;
     assert!(matches!(&end, Some(End::Failed(failed)) if failed.code == "not_resumable"), "{end:?}");
+    // The new epoch has numbers of its own, and what still arrives of the lost answer is no defect of the next one.
+    assert_eq!(conversation.greeting(), Greeting::Done);
+    let late = push(4, json!({"type": "token", "query": "q-1", "text": "c"}));
+    assert_eq!(answer.read(Incoming::text(&late))[0].meaning.fault, None);
+    conversation.begin(2, "q-2", &Question::default(), Some(&answer));
+    let token = push(5, json!({"type": "token", "query": "q-2", "text": "c"}));
+    assert_eq!(conversation.answer().read(Incoming::text(&token))[0].meaning.seq, Some(1));
     let (mut conversation, _) = centrifugo();
     let refused = r#"{"id":1,"error":{"code":101,"message":"unauthorized"}}"#;
     assert!(conversation.greeted(refused).unwrap_err().contains("101: unauthorized"));

@@ -70,7 +70,9 @@ pub(crate) async fn greet(
             }
         });
         for (text, arrival) in texts {
-            let greeted = state.borrow_mut().greeted(&text).map_err(|why| failed(state, &why))?;
+            // The borrow must end before `failed` begins another one.
+            let greeted = state.borrow_mut().greeted(&text);
+            let greeted = greeted.map_err(|why| failed(state, &why))?;
             greeted.replies.iter().for_each(|reply| socket.send_beside(reply));
             kept.extend(greeted.kept.into_iter().map(|text| (text, arrival)));
         }

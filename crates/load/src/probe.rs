@@ -297,7 +297,8 @@ impl Probe<'_> {
     }
 
     fn timed_out(&mut self, file: &TargetFile, limit: Duration) {
-        let hints = self.state.borrow().explain_wait().unwrap_or_else(|| missing_end(file, self.tokens > 0));
+        let hints = self.state.borrow().explain_wait(&|text| self.hide(text));
+        let hints = hints.unwrap_or_else(|| missing_end(file, self.tokens > 0));
         let text = format!("not complete within {} s.\n{}", limit.as_secs_f64(), hints.join("\n"));
         let text = self.hide(&text);
         self.problems.push(text);
@@ -306,8 +307,10 @@ impl Probe<'_> {
     /// Reports a message. Returns how many replies the server asks for.
     fn received(&mut self, file: &TargetFile, answer: &mut FileAnswer, incoming: Incoming<'_>) -> usize {
         let reads = answer.read(incoming);
-        let meanings = reads.iter().map(|read| self.hide(&describe(read))).collect();
-        let hints: Vec<_> = reads
+        // Before a text is cut: a part of a secret could not be recognised.
+        let shown: Vec<_> = reads.iter().map(|read| read.with_texts(&|text| self.hide(text))).collect();
+        let meanings = shown.iter().map(|read| self.hide(&describe(read))).collect();
+        let hints: Vec<_> = shown
             .iter()
             .flat_map(|read| mismatches(file, incoming, read))
             .map(|hint| self.hide(&hint))

@@ -153,8 +153,9 @@ impl SseReader {
     fn dispatch(&mut self, is_end: bool, take: &mut impl FnMut(SseEvent<'_>, bool)) -> Result<(), BadStream> {
         let has_data = std::mem::take(&mut self.has_data);
         self.data.pop();
-        // Keep-alives are events whose data is empty.
-        if has_data && !self.data.is_empty() {
+        // Keep-alives are events without name and id whose data is empty.
+        let is_named = !self.name.is_empty() || !self.id.is_empty();
+        if has_data && (is_named || !self.data.is_empty()) {
             let data = std::str::from_utf8(&self.data).map_err(|_| BadStream::NotText)?;
             take(SseEvent { name: &self.name, data, id: &self.id }, is_end);
         }
@@ -191,6 +192,8 @@ mod tests {
         assert_eq!(data("data: a\n\ndata:b\n\n"), ["a", "b"]);
         assert_eq!(data("data:  two spaces\n\n"), [" two spaces"]);
         assert_eq!(data(": ping\n\ndata\n\ndata:\n\ndata: x\n\n"), ["x"], "keep-alives are no events");
+        let named = read(&[b"event: done\ndata:\n\nevent: none\n\n"]).unwrap();
+        assert_eq!(named, [("done".into(), String::new())], "a name may say all");
         assert_eq!(data("data: a\r\n\r\ndata: b\r\rdata: c\n\r\n"), ["a", "b", "c"]);
         assert_eq!(data("data: 1\ndata: 2\nid: 7\nretry: 5\nother\n\n"), ["1\n2"]);
         assert_eq!(data("\u{feff}data: a\n\n"), ["a"]);

@@ -10,7 +10,7 @@ use crate::{
     message::{End, Failed, Fault, Meaning, Numbering, Usage},
 };
 use serde_json::Value;
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 /// Upper limit in characters of a code and of a message of the server.
 const LONGEST: usize = 400;
@@ -53,6 +53,38 @@ impl Read {
     pub fn is_ping(&self) -> bool {
         self.is == Some(Is::Ping)
     }
+
+    /// Returns whether the message is a part of the answer. Pings, and messages of no interest or of another answer, are none.
+    #[must_use]
+    pub fn is_of_answer(&self) -> bool {
+        let Meaning { seq, text, end, has_reasoning, fault, .. } = &self.meaning;
+        let is_part = seq.is_some() || !text.is_empty() || end.is_some() || *has_reasoning;
+        is_part && fault.is_none() && !matches!(self.is, None | Some(Is::Ping | Is::Ignore))
+    }
+}
+
+impl Read {
+    /// Returns the same with changed texts, for outputs that must not contain secrets.
+    #[must_use]
+    pub fn with_texts(&self, change: &dyn Fn(&str) -> String) -> Self {
+        let mut read = self.clone();
+        change_texts(&mut read.value, change);
+        read.meaning.text = Cow::Owned(change(&read.meaning.text));
+        if let Some(End::Failed(failed)) = &mut read.meaning.end {
+            failed.code = change(&failed.code);
+            failed.message = change(&failed.message);
+        }
+        read
+    }
+}
+
+fn change_texts(value: &mut Value, change: &dyn Fn(&str) -> String) {
+    match value {
+        Value::String(text) => *text = change(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| change_texts(item, change)),
+        Value::Object(members) => members.values_mut().for_each(|member| change_texts(member, change)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// From where an answer is read on.
@@ -80,11 +112,17 @@ pub struct FileAnswer {
     last_number: Option<u64>,
     /// The text before the digits of an event's id.
     id_prefix: String,
+    /// The number of those digits, if they begin with zeros.
+    id_width: usize,
     /// The last id of an event.
     last_id: Option<String>,
     /// The opening of the connection after which the answer began.
     opening: u64,
     is_ended: bool,
+    /// The server cannot send the rest.
+    is_lost: bool,
+    /// Without an answer: numbers of events before the reconnect, which the server may send again, each once.
+    repeats: Range<u64>,
 }
 
 impl FileAnswer {
@@ -103,17 +141,33 @@ impl FileAnswer {
             highest: 0,
             last_number: None,
             id_prefix: String::new(),
+            id_width: 0,
             last_id: None,
             opening,
             is_ended: false,
+            is_lost: false,
+            repeats: 0..0,
         }
     }
 
-    /// Returns a reader of messages that belong to no answer.
-    pub(super) const fn idle(file: Arc<TargetFile>, base: Option<u64>, opening: u64) -> Self {
-        let mut answer = Self::new(file, None, None, base, opening);
+    /// Returns a reader of messages that belong to no answer. `earlier` is the id of the question before them.
+    pub(super) const fn idle(
+        file: Arc<TargetFile>,
+        earlier: Option<String>,
+        base: Option<u64>,
+        opening: u64,
+    ) -> Self {
+        let mut answer = Self::new(file, None, earlier, base, opening);
         answer.is_ended = true;
         answer
+    }
+
+    /// Permits the events that `before` read once more, if the server may repeat them on a new connection.
+    pub(super) fn permit_repeats(&mut self, before: &Self) {
+        if self.file.delivery == Delivery::AtLeastOnce {
+            let last = before.last_number.map_or(0, |last| last.saturating_add(1));
+            self.repeats = 0..last.max(before.repeats.end);
+        }
     }
 
     /// Returns what arrived means, in order: a frame may have several messages, and a message several parts.
@@ -134,7 +188,9 @@ impl FileAnswer {
             self.last_id = Some(incoming.id.to_owned());
         }
         let value: Option<Value> = serde_json::from_str(incoming.data).ok();
-        let is_json = value.is_some();
+        // Only its name and id say what a server-sent event without data is.
+        let is_event = incoming.data.is_empty() && !(incoming.event.is_empty() && incoming.id.is_empty());
+        let is_json = value.is_some() || is_event;
         for item in self.file.items(value.unwrap_or_default()) {
             self.item(item, incoming, is_json, reads);
         }
@@ -149,10 +205,16 @@ impl FileAnswer {
             None if is_json => Meaning { fault: Some(Fault::Unknown), ..self.passing(number) },
             None => Meaning::fault(Fault::Unreadable),
             Some(Is::Ignore | Is::Ping) => self.passing(number),
+            Some(_) if self.is_repeat(number) => Meaning::default(),
             Some(is) => match self.belongs(&value) {
-                Belongs::Here if self.is_ended => self.after_end(number),
-                Belongs::Here => self.part(is, &value, number),
-                Belongs::Earlier => self.passing(number),
+                Belongs::Here if self.is_ended && !self.is_lost => self.after_end(number),
+                Belongs::Here if !self.is_ended => self.part(is, &value, number),
+                Belongs::Here | Belongs::Earlier if self.is_ended => {
+                    // A late part of an answer that failed.
+                    let _ = self.place(number, false);
+                    Meaning::default()
+                }
+                Belongs::Here | Belongs::Earlier => self.passing(number),
                 Belongs::Elsewhere => Meaning::fault(Fault::Foreign),
             },
         };
@@ -179,7 +241,7 @@ impl FileAnswer {
             Is::End => self.end(number, value, End::Good),
             Is::Error => self.end(number, value, failed("error", "")),
             Is::Stopped => self.end(number, value, failed("stopped", "the answer was stopped")),
-            Is::Lost => self.end(number, value, failed("not_resumable", "the server cannot send the rest")),
+            Is::Lost => self.lost(number, value, failed("not_resumable", "the server cannot send the rest")),
             Is::Ping | Is::Ignore => self.passing(number),
         }
     }
@@ -209,6 +271,13 @@ impl FileAnswer {
         }
     }
 
+    /// Returns whether the server sends an event from before the reconnect again, which it may do once.
+    fn is_repeat(&mut self, number: Option<u64>) -> bool {
+        let Some(number) = number.filter(|number| self.repeats.contains(number)) else { return false };
+        self.repeats.start = number.saturating_add(1);
+        true
+    }
+
     fn after_end(&mut self, number: Option<u64>) -> Meaning<'static> {
         // Numbers that continue must not seem to have a gap before the next answer.
         let _ = self.place(number, false);
@@ -226,6 +295,13 @@ impl FileAnswer {
             }
             Err(fault) => Meaning::fault(fault),
         }
+    }
+
+    /// Ends the answer because its rest is lost. Numbers from now on only tell where the next answer begins, and may be lower.
+    fn lost(&mut self, number: Option<u64>, value: &Value, end: End) -> Meaning<'static> {
+        let meaning = self.end(number, value, end);
+        (self.is_lost, self.base, self.last_number) = (true, Some(0), None);
+        meaning
     }
 
     /// Returns the end that a last token brings. The token's number tells that nothing follows.
@@ -268,6 +344,10 @@ impl FileAnswer {
                 let (prefix, number) = split_number(id)?;
                 if self.id_prefix != prefix {
                     prefix.clone_into(&mut self.id_prefix);
+                }
+                let digits = &id[prefix.len()..];
+                if digits.starts_with('0') {
+                    self.id_width = digits.len();
                 }
                 Some(number)
             }
@@ -351,8 +431,14 @@ impl FileAnswer {
         let base = self.base.or((!numbers.is_per_session).then_some(numbers.first));
         let last = base.and_then(|base| i64::try_from(base.checked_add(position)?).ok()).map(|next| next - 1);
         let is_known = position > 0 && numbers.number.is_none();
-        let last_id = last.filter(|_| is_known).map(|last| format!("{}{last}", self.id_prefix));
+        let width = self.id_width;
+        let last_id = last.filter(|_| is_known).map(|last| format!("{}{last:0width$}", self.id_prefix));
         ResumePoint { last, last_id: if numbers.number.is_none() { last_id } else { self.last_id.clone() } }
+    }
+
+    /// Returns whether the server could not send the rest.
+    pub(super) const fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Returns the highest number that arrived, and the opening of the connection that it belongs to.

@@ -14,7 +14,7 @@ use crate::{
 use serde_json::Value;
 use std::{fmt, sync::Arc, time::Duration};
 
-/// Upper limit of the secret values that a session keeps.
+/// Upper limit of the secret values of one name that a session keeps.
 const MOST_SECRETS: usize = 32;
 
 /// What is said of a message that arrives while another one is awaited.
@@ -57,8 +57,8 @@ pub struct Logged {
 pub struct Conversation {
     file: Arc<TargetFile>,
     values: Values,
-    /// Values that the backend gave and that no output may contain.
-    secrets: Vec<String>,
+    /// Values that no output may contain, each with its name.
+    secrets: Vec<(String, String)>,
     /// Number of messages sent.
     sent: u64,
     /// The present step at the start of a WebSocket.
@@ -93,7 +93,8 @@ impl Conversation {
         for (name, value) in &file.variables.secret {
             values.set(name, value.as_str().into());
         }
-        let secrets = file.variables.secret.values().map(|value| escaped(value)).collect();
+        let secrets =
+            file.variables.secret.iter().map(|(name, value)| (name.clone(), escaped(value))).collect();
         Self {
             file,
             values,
@@ -129,12 +130,13 @@ impl Conversation {
         }
     }
 
-    /// Explains why the message that is awaited has not come. `None` if none is awaited.
+    /// Explains why the message that is awaited has not come. `None` if none is awaited. `hide` removes secrets, before texts are cut.
     #[must_use]
-    pub fn explain_wait(&self) -> Option<Vec<String>> {
+    pub fn explain_wait(&self, hide: &dyn Fn(&str) -> String) -> Option<Vec<String>> {
         let wait = self.file.connect.first.get(self.step).filter(|_| self.is_step_sent)?.wait.as_ref()?;
         let place = format!("connect.first[{}]", self.step + 1);
-        Some(super::hints::unmatched_wait(&place, wait, &self.unmatched))
+        let unmatched: Vec<_> = self.unmatched.iter().map(|text| hide(text)).collect();
+        Some(super::hints::unmatched_wait(&place, wait, &unmatched))
     }
 
     /// Returns the file.
@@ -150,7 +152,7 @@ impl Conversation {
                 self.values.set("api_key", key.into());
                 let escaped = escaped(key);
                 if escaped != key {
-                    self.add_secret(escaped);
+                    self.add_secret("api_key", escaped);
                 }
             }
             None => self.values.remove("api_key"),
@@ -159,7 +161,7 @@ impl Conversation {
 
     /// Returns the values that the backend gave and that no output may contain.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
-        self.secrets.iter().map(String::as_str)
+        self.secrets.iter().map(|(_, text)| text.as_str())
     }
 
     /// Returns the call that creates the session, if there is one.
@@ -289,13 +291,30 @@ impl Conversation {
         }
     }
 
+    /// Keeps what the next answer needs to know of the messages that `answer` read.
+    fn note(&mut self, answer: &FileAnswer) {
+        if let Some(query) = answer.query() {
+            self.earlier = Some(query.to_owned());
+        }
+        let states_start = self.file.numbers.as_ref().is_some_and(|numbers| numbers.start.is_some());
+        let mut is_known = !states_start;
+        if answer.is_lost() {
+            // Numbers go on as the connection stated when the resume failed.
+            self.end_resume();
+            self.last_number = None;
+            self.opened();
+            is_known = true;
+        }
+        let opening = self.opening;
+        if let Some((_, last)) = answer.highest().filter(|(other, _)| is_known || *other == opening) {
+            self.last_number = self.last_number.max(Some(last));
+        }
+    }
+
     /// Begins question `number` of the session. `answer` read the messages so far.
     pub fn begin(&mut self, number: u32, id: &str, question: &Question<'_>, answer: Option<&FileAnswer>) {
         if let Some(answer) = answer {
-            self.earlier = answer.query().map(str::to_owned);
-            if let Some((_, last)) = answer.highest().filter(|(opening, _)| *opening == self.opening) {
-                self.last_number = self.last_number.max(Some(last));
-            }
+            self.note(answer);
         }
         let values = &mut self.values;
         values.set("number", number.into());
@@ -356,7 +375,16 @@ impl Conversation {
     /// Returns a reader of messages before the first question.
     #[must_use]
     pub fn idle(&self) -> FileAnswer {
-        FileAnswer::idle(Arc::clone(&self.file), self.base(), self.opening)
+        FileAnswer::idle(Arc::clone(&self.file), self.earlier.clone(), self.base(), self.opening)
+    }
+
+    /// Returns a reader of messages between two questions, on a new connection. `before` read those of the connection before.
+    #[must_use]
+    pub fn idle_after(&mut self, before: &FileAnswer) -> FileAnswer {
+        self.note(before);
+        let mut idle = self.idle();
+        idle.permit_repeats(before);
+        idle
     }
 
     /// Returns the number at position 1 of the next answer, if numbers continue and the last one is known.
@@ -467,14 +495,18 @@ impl Conversation {
         headers.iter().filter_map(one).filter(|(_, text)| !text.is_empty()).collect()
     }
 
-    fn add_secret(&mut self, text: String) {
-        if self.secrets.contains(&text) {
+    /// Keeps a secret. An older value of the same name may be dropped for it, but none of another name.
+    fn add_secret(&mut self, name: &str, text: String) {
+        if self.secrets.iter().any(|(_, known)| *known == text) {
             return;
         }
-        if self.secrets.len() == MOST_SECRETS {
-            self.secrets.remove(0);
+        let is_same = |(other, _): &(String, String)| other == name;
+        if self.secrets.iter().filter(|secret| is_same(secret)).count() >= MOST_SECRETS
+            && let Some(oldest) = self.secrets.iter().position(is_same)
+        {
+            self.secrets.remove(oldest);
         }
-        self.secrets.push(text);
+        self.secrets.push((name.to_owned(), text));
     }
 
     fn extract_response(
@@ -523,8 +555,8 @@ impl Conversation {
                 && let Some(text) = scalar(&found)
             {
                 // A path has it in another form.
-                self.add_secret(escaped(&text));
-                self.add_secret(text);
+                self.add_secret(name, escaped(&text));
+                self.add_secret(name, text);
             }
             self.values.set(name, found);
         }

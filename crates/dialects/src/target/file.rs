@@ -221,6 +221,9 @@ impl TargetFile {
         } else if self.has_unnumbered_end() {
             all.push("the end has no number: the loss of the last tokens cannot be seen");
         }
+        if self.numbers.as_ref().is_some_and(|numbers| numbers.is_per_session && numbers.start.is_none()) {
+            all.push("numbering has no `start`: the loss of the first tokens of a session cannot be seen");
+        }
         if !self.can_resume() {
             all.push("resume: an answer whose connection is lost fails");
         }

@@ -133,7 +133,8 @@ fn call(mut section: Section<'_>, method: &'static str) -> HttpCall {
 
 fn call_of(section: &mut Section<'_>, method: &'static str) -> HttpCall {
     let given = section.text("method");
-    if let Some(given) = given.as_ref().filter(|given| !given.bytes().all(|byte| byte.is_ascii_uppercase())) {
+    let is_method = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    if let Some(given) = given.as_ref().filter(|given| !is_method(given)) {
         section.error("method", &format!("invalid method \"{given}\": expected for example POST"));
     }
     HttpCall {

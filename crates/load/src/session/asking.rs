@@ -26,6 +26,9 @@ use plan::Foreign;
 use protocol::RunResponse;
 use std::{pin::Pin, rc::Rc, time::Instant};
 
+/// The status of a call whose key was refused.
+pub(super) const UNAUTHORIZED: u16 = http::StatusCode::UNAUTHORIZED.as_u16();
+
 /// A call that asks, beside the socket.
 type Submission = Pin<Box<dyn Future<Output = Result<HttpResponse, Failure>>>>;
 
@@ -199,7 +202,7 @@ impl Session {
         let worker = Rc::clone(&self.worker);
         let progress = self.queries.call_progress();
         let mut backoff = self.backoff();
-        let until = Instant::now() + self.time_limits().call();
+        let until = Instant::now() + self.time_limits().refusals();
         if let Some(turn) = self.turn.as_deref_mut() {
             turn.step = Step::Sent;
             turn.asked = format!("{} {}", call.method, call.path);
@@ -219,10 +222,16 @@ impl Session {
 
     /// Handles the response to the call that asked.
     fn submitted(&mut self, result: Result<HttpResponse, Failure>) {
+        let can_renew = self.worker.run().connector.credentials().can_renew();
         let Self { turn, described, .. } = self;
         let (Some(turn), Some(described)) = (turn.as_deref_mut(), described) else { return };
         let response = match result {
             Ok(response) => response,
+            Err(failure) if failure.code == Some(UNAUTHORIZED) && can_renew && !turn.is_renewed => {
+                turn.resume = None;
+                turn.step = Step::Renews;
+                return;
+            }
             Err(failure) => {
                 let end = if failure.code.is_some() { End::Rejected } else { End::Failed };
                 turn.step = Step::Over;
@@ -240,7 +249,8 @@ impl Session {
             return self.call_failed(Failure { kind: FailureKind::Run, code: None, message }, End::Failed);
         }
         if matches!(turn.step, Step::Sent) {
-            turn.step = Step::Accepted;
+            // The socket was lost meanwhile: the answer is read on over the new one.
+            turn.step = if turn.resume.is_some() { Step::Send } else { Step::Accepted };
         }
     }
 
@@ -343,7 +353,7 @@ impl Session {
             Ok(()) => turn.step = Step::Send,
             Err(message) => {
                 turn.step = Step::Over;
-                let code = Some(http::StatusCode::UNAUTHORIZED.as_u16());
+                let code = Some(UNAUTHORIZED);
                 self.call_failed(Failure { kind: FailureKind::Run, code, message }, End::Rejected);
             }
         }

@@ -1,6 +1,6 @@
 //! What a target file tells a session, around its questions: creation, messages outside an answer, replies, secrets, stops.
 
-use super::Session;
+use super::{Session, asking::UNAUTHORIZED, turn::Turn};
 use crate::connection::AttemptTime;
 use dialects::{
     Answer, Ask, Dialect,
@@ -77,10 +77,24 @@ impl Session {
         let worker = Rc::clone(&self.worker);
         self.set_key();
         let Some(state) = self.described.as_ref().map(Described::state) else { return Ok(()) };
-        let Some(call) = state.borrow().create() else { return Ok(()) };
+        let Some(mut call) = state.borrow().create() else { return Ok(()) };
         let mut backoff = self.backoff();
         let until = started + self.time_limits().call();
-        let created = worker.http().call(FailureKind::Create, &call, &mut backoff, until, |_| {}).await?;
+        let credentials = worker.run().connector.credentials();
+        let (_, renewal) = credentials.key();
+        let kind = FailureKind::Create;
+        let mut created = worker.http().call(kind.clone(), &call, &mut backoff, until, |_| {}).await;
+        if created.as_ref().is_err_and(|failure| failure.code == Some(UNAUTHORIZED))
+            && credentials.can_renew()
+        {
+            let code = Some(UNAUTHORIZED);
+            let renewed = credentials.renew(renewal).await;
+            renewed.map_err(|message| Failure { kind: kind.clone(), code, message })?;
+            self.set_key();
+            call = state.borrow().create().unwrap_or(call);
+            created = worker.http().call(kind, &call, &mut backoff, until, |_| {}).await;
+        }
+        let created = created?;
         let time = created.at.saturating_duration_since(started);
         self.log.created(AttemptTime { time, slack: created.slack });
         let response = created.value;
@@ -100,13 +114,17 @@ impl Session {
         let Some(described) = described.as_mut().filter(|described| !described.borrow().is_resuming()) else {
             return;
         };
-        let idle = described.borrow().idle();
         match turn.as_deref_mut() {
-            Some(turn) if turn.is_due() => {
+            // The rest of an answer is read as its beginning was.
+            Some(turn) if turn.is_unasked() && turn.resume.is_some() => {}
+            Some(turn) if turn.is_unasked() => {
                 turn.answer = Answer::File(Box::new(described.borrow().answer()));
             }
-            Some(turn) => turn.answer = Answer::File(Box::new(idle)),
-            None => described.idle = idle,
+            Some(Turn { answer: Answer::File(answer), .. }) => {
+                **answer = described.borrow().idle_after(answer);
+            }
+            Some(_) => {}
+            None => described.idle = described.state.borrow_mut().idle_after(&described.idle),
         }
     }
 

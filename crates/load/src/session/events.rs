@@ -1,6 +1,10 @@
 //! The events of a session's connection: reads, opened sockets and lost sockets.
 
-use super::{Session, Stage, connection::Reaction, receive::Receiver};
+use super::{
+    Session, Stage,
+    connection::{Reaction, SessionConnection},
+    receive::Receiver,
+};
 use crate::connection::{AttemptTime, ConnectionEvent, Loss};
 use dialects::target::Incoming;
 use measure::{
@@ -15,44 +19,15 @@ impl Session {
     pub(super) fn handle(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Read(chunk) => {
-                let Self {
-                    worker,
-                    connection,
-                    replay,
-                    queries,
-                    behaviour,
-                    delivery,
-                    hops,
-                    log,
-                    turn,
-                    described,
-                    silence,
-                    ..
-                } = self;
-                let turn = turn.as_deref_mut();
-                let mut receiver = Receiver {
-                    worker,
-                    queries,
-                    replay,
-                    delivery,
-                    hops,
-                    log,
-                    behaviour,
-                    turn,
-                    described: described.as_mut(),
-                    pings: 0,
-                    last_event: None,
-                };
+                let (mut receiver, connection) = self.receiver();
                 let ended = connection.decode(&chunk, |message, arrival| receiver.message(message, arrival));
-                if let Some(at) = receiver.last_event {
-                    connection.event_arrived();
-                    silence.heard(at);
-                }
                 let pings = receiver.pings;
-                if let Some(described) = described {
+                let (event, other) = (receiver.last_event, receiver.last_other);
+                self.heard(event, other);
+                if let Some(described) = &self.described {
                     (0..pings)
                         .filter_map(|_| described.reply())
-                        .for_each(|reply| connection.send_beside(&reply));
+                        .for_each(|reply| self.connection.send_beside(&reply));
                 }
                 if let Some(ended) = ended {
                     self.handle(ended);
@@ -113,21 +88,30 @@ impl Session {
         if kept.is_empty() {
             return;
         }
+        let (mut receiver, _) = self.receiver();
+        for (text, arrival) in kept {
+            receiver.answer(Incoming::text(&text), arrival);
+        }
+        let (event, other) = (receiver.last_event, receiver.last_other);
+        self.heard(event, other);
+    }
+
+    /// Notes the arrival of the last event of a read, and of the last other message. Only an event ends a series of losses.
+    fn heard(&mut self, event: Option<Instant>, other: Option<Instant>) {
+        if event.is_some() {
+            self.connection.event_arrived();
+        }
+        if let Some(at) = event.max(other) {
+            self.silence.heard(at);
+        }
+    }
+
+    /// Returns what handles messages, and the connection that brings them.
+    fn receiver(&mut self) -> (Receiver<'_>, &mut SessionConnection) {
         let Self {
-            worker,
-            connection,
-            replay,
-            queries,
-            behaviour,
-            delivery,
-            hops,
-            log,
-            turn,
-            described,
-            silence,
-            ..
+            worker, connection, replay, queries, behaviour, delivery, hops, log, turn, described, ..
         } = self;
-        let mut receiver = Receiver {
+        let receiver = Receiver {
             worker,
             queries,
             replay,
@@ -137,16 +121,11 @@ impl Session {
             behaviour,
             turn: turn.as_deref_mut(),
             described: described.as_mut(),
-            last_event: None,
             pings: 0,
+            last_event: None,
+            last_other: None,
         };
-        for (text, arrival) in kept {
-            receiver.answer(Incoming::text(&text), arrival);
-        }
-        if let Some(at) = receiver.last_event {
-            connection.event_arrived();
-            silence.heard(at);
-        }
+        (receiver, connection)
     }
 
     /// The socket was lost: reconnects, or fails the session.

@@ -168,10 +168,12 @@ impl Session {
         let path = worker.run().connector.path_of(0, &turn.dialect);
         let is_http = turn.dialect.transport() != Transport::WebSocket;
         let is_accepted = matches!(turn.step, Step::Accepted);
+        // Over a WebSocket, only a call beside it awaits a response.
+        let is_called = !is_http && matches!(turn.step, Step::Sent);
         let has_begun = turn.answer.id().is_some() || has_events || (is_http && is_accepted);
         let resume = match (&turn.answer, described) {
             _ if !resumes => None,
-            (Answer::File(answer), Some(described)) => (has_begun || is_accepted).then(|| {
+            (Answer::File(answer), Some(described)) => (has_begun || is_accepted || is_called).then(|| {
                 described.borrow().begin_resume(answer.resume_point(position));
                 ReadOn::Described
             }),
@@ -179,7 +181,10 @@ impl Session {
         };
         if let Some(resume) = resume {
             turn.resume = Some(resume);
-            turn.step = Step::Send;
+            // The call goes on. The resume may need what it returns.
+            if !is_called {
+                turn.step = Step::Send;
+            }
         } else if !has_begun && loss.cause != LossCause::Cut && turn.may_be_stale {
             turn.step = Step::Send;
             if turn.dialect.has_turns() {

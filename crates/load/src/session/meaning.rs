@@ -15,7 +15,10 @@ impl Receiver<'_> {
     /// Handles a part of an HTTP response.
     pub(super) fn part(&mut self, part: StreamPart<'_>, arrival: Arrival) {
         if let Some(event) = self.turn.as_deref_mut().and_then(|turn| turn.part(part)) {
-            self.answer(Incoming { data: event.data, event: event.name, id: event.id }, arrival);
+            // In the protocols of OpenAI, an event without data is a keep-alive, whatever its name is.
+            if self.described.is_some() || !event.data.is_empty() {
+                self.answer(Incoming { data: event.data, event: event.name, id: event.id }, arrival);
+            }
         }
     }
 
@@ -55,8 +58,10 @@ impl Receiver<'_> {
         let reads = answer.map(|answer| answer.read(incoming)).unwrap_or_default();
         for read in reads {
             self.pings += usize::from(read.is_ping());
-            if !read.is_ping() {
+            if read.is_of_answer() {
                 self.last_event = Some(arrival.at);
+            } else if !read.is_ping() {
+                self.last_other = Some(arrival.at);
             }
             self.meaning(read.meaning, generation, incoming.data, arrival);
         }

@@ -31,6 +31,8 @@ pub(super) struct Receiver<'a> {
     pub(super) pings: usize,
     /// Arrival of the last event.
     pub(super) last_event: Option<Instant>,
+    /// Arrival of the last message that is no event of an answer and no ping.
+    pub(super) last_other: Option<Instant>,
 }
 
 impl Receiver<'_> {

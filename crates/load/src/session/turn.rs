@@ -132,6 +132,11 @@ impl Turn {
         matches!(self.step, Step::Send)
     }
 
+    /// Returns whether the question, or what reads its answer on, is still to be sent: now, or when the server allows it.
+    pub(super) const fn is_unasked(&self) -> bool {
+        matches!(self.step, Step::Send | Step::Waits(_) | Step::Renews)
+    }
+
     /// Returns whether the server has the question, or a part of it.
     pub(super) const fn is_asked(&self) -> bool {
         matches!(self.step, Step::Sent | Step::Accepted)
