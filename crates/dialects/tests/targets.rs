@@ -519,6 +519,7 @@ fn a_secret_is_hidden_before_a_text_is_cut() {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the data are made for the call")]
 fn push(offset: u64, data: Value) -> String {
     json!({"push": {"channel": "chat:s-1", "pub": {"data": data, "offset": offset}}}).to_string()
 }
@@ -612,4 +613,24 @@ fn a_file_is_a_dialect() {
     assert_eq!((dialect.name(), dialect.transport()), ("test", Transport::WebSocket));
     assert!(!dialect.can_resume() && dialect.answer().missing_end().is_some());
     assert_eq!(Dialect::named("test"), None);
+}
+
+#[test]
+fn a_part_of_a_complete_earlier_answer_is_behind_its_end() {
+    let file = file("");
+    let question = Question { prompt: "why?", ..Question::default() };
+    let token = r#"{"type":"token","id":"q-1","text":"again"}"#;
+    for (end, fault) in [(Some(r#"{"type":"done","id":"q-1"}"#), Some(Fault::AfterEnd)), (None, None)] {
+        let (mut conversation, mut answer) = asked(&file);
+        for message in [Some(token), end].into_iter().flatten() {
+            answer.read(Incoming::text(message));
+        }
+        conversation.begin(2, "q-2", &question, Some(&answer));
+        let mut next = conversation.answer();
+        assert_eq!(next.read(Incoming::text(token))[0].meaning.fault, fault);
+        assert_eq!(
+            next.read(Incoming::text(r#"{"type":"token","id":"q-2","text":"new"}"#))[0].meaning.fault,
+            None
+        );
+    }
 }

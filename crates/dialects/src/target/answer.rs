@@ -96,14 +96,23 @@ pub struct ResumePoint {
     pub last_id: Option<String>,
 }
 
+/// A question that was asked before the present one.
+#[derive(Clone, Debug)]
+pub(super) struct Earlier {
+    /// Its id in messages.
+    id: String,
+    /// Whether its answer has ended, so that no further part of it may come.
+    is_complete: bool,
+}
+
 /// One answer as it arrives.
 #[derive(Clone, Debug)]
 pub struct FileAnswer {
     file: Arc<TargetFile>,
     /// The id of the question in messages. `None` until the server has named it.
     query: Option<String>,
-    /// The id of the question before it.
-    earlier: Option<String>,
+    /// The question before it.
+    earlier: Option<Earlier>,
     /// The number at position 1. `None` until the first number has arrived.
     base: Option<u64>,
     /// The highest position that arrived, from 1.
@@ -129,7 +138,7 @@ impl FileAnswer {
     pub(super) const fn new(
         file: Arc<TargetFile>,
         query: Option<String>,
-        earlier: Option<String>,
+        earlier: Option<Earlier>,
         base: Option<u64>,
         opening: u64,
     ) -> Self {
@@ -150,10 +159,15 @@ impl FileAnswer {
         }
     }
 
-    /// Returns a reader of messages that belong to no answer. `earlier` is the id of the question before them.
+    /// Returns the question as the one before the next. `None` if its id is not known.
+    pub(super) fn as_earlier(&self) -> Option<Earlier> {
+        Some(Earlier { id: self.query.clone()?, is_complete: self.is_ended && !self.is_lost })
+    }
+
+    /// Returns a reader of messages that belong to no answer. `earlier` is the question before them.
     pub(super) const fn idle(
         file: Arc<TargetFile>,
-        earlier: Option<String>,
+        earlier: Option<Earlier>,
         base: Option<u64>,
         opening: u64,
     ) -> Self {
@@ -208,6 +222,9 @@ impl FileAnswer {
             Some(_) if self.is_repeat(number) => Meaning::default(),
             Some(is) => match self.belongs(&value) {
                 Belongs::Here if self.is_ended && !self.is_lost => self.after_end(number),
+                Belongs::Earlier if self.earlier.as_ref().is_some_and(|earlier| earlier.is_complete) => {
+                    self.after_end(number)
+                }
                 Belongs::Here if !self.is_ended => self.part(is, &value, number),
                 Belongs::Here | Belongs::Earlier if self.is_ended => {
                     // A late part of an answer that failed.
@@ -326,7 +343,7 @@ impl FileAnswer {
         };
         if self.query.as_ref() == Some(&id) {
             Belongs::Here
-        } else if self.earlier.as_ref() == Some(&id) {
+        } else if self.earlier.as_ref().is_some_and(|earlier| earlier.id == id) {
             Belongs::Earlier
         } else if self.query.is_none() && !self.is_ended {
             self.query = Some(id);

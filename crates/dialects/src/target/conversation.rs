@@ -1,7 +1,7 @@
 //! What a session of a target file sends: its creation, its first messages, questions, resumes and stops. Opens no socket.
 
 use super::{
-    answer::{FileAnswer, Incoming, ResumePoint},
+    answer::{Earlier, FileAnswer, Incoming, ResumePoint},
     file::{Extract, HttpCall, Request, Resume, Source, Submit, TargetFile},
     pointer::{first_text, number, scalar},
     rule::{Is, Seen},
@@ -69,8 +69,8 @@ pub struct Conversation {
     last_number: Option<u64>,
     /// How often a connection was opened without a resume.
     opening: u64,
-    /// The id of the question before.
-    earlier: Option<String>,
+    /// The question before.
+    earlier: Option<Earlier>,
     /// The messages so far, if they are logged.
     log: Option<Vec<Logged>>,
     /// Messages that arrived while another one was awaited, if they are logged.
@@ -293,9 +293,7 @@ impl Conversation {
 
     /// Keeps what the next answer needs to know of the messages that `answer` read.
     fn note(&mut self, answer: &FileAnswer) {
-        if let Some(query) = answer.query() {
-            self.earlier = Some(query.to_owned());
-        }
+        self.earlier = answer.as_earlier().or(self.earlier.take());
         let states_start = self.file.numbers.as_ref().is_some_and(|numbers| numbers.start.is_some());
         let mut is_known = !states_start;
         if answer.is_lost() {
