@@ -69,7 +69,7 @@ pub struct Pair {
 
 /// All pairs.
 pub const PAIRS: [Pair; 1] =
-    [Pair { what: "split by hop", without: TOKEN_WAY, with: TOKEN_WAY_WITH_HOPS, limit: 1.01 }];
+    [Pair { what: "split by hop", without: TOKEN_WAY, with: TOKEN_WAY_WITH_HOPS, limit: 1.02 }];
 
 fn session(n: u128) -> SessionId {
     SessionId::new(Uuid::from_u128(n + 1))
