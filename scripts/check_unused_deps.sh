@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 unused=0
 while IFS=$'\t' read -r crate manifest dependency name; do
-    if ! grep -rqw --include='*.rs' --exclude-dir=target -- "$name" "$(dirname "$manifest")"; then
+    if ! grep -rqw --include='*.rs' -- "$name" "$(dirname "$manifest")"; then
         echo "check_unused_deps: $crate does not use $dependency: remove it from $manifest" >&2
         unused=$((unused + 1))
     fi
