@@ -101,7 +101,7 @@ pub struct BusConfig {
 }
 
 impl BusConfig {
-    /// Returns the defaults for this URL and instance: a server with a TTL of 3 hours, 1,000 log entries and 64 MiB of
+    /// Returns the defaults for this URL and instance: a server with a TTL of 3 hours, 250 log entries of earlier queries and 64 MiB of
     /// history.
     #[must_use]
     pub fn new(url: impl Into<String>, instance: impl Into<String>) -> Self {
@@ -111,7 +111,7 @@ impl BusConfig {
             role: Role::Server,
             session_ttl: Duration::from_secs(10_800),
             delivery: Delivery::Log,
-            log_entries: 1_000,
+            log_entries: 250,
             keep_bytes: 64 << 20,
             subscriber_connections: 1,
             name_prefix: String::new(),

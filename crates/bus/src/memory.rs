@@ -9,7 +9,7 @@ use crate::{
     open_lane::{OpenLane, PageEnd},
     rules::{
         AppendOutcome, AttachOutcome, Attaching, ClaimOutcome, Claiming, Effect, Ending, HOLE, LogEntry,
-        Plays, Record,
+        OVER, Plays, Record,
     },
 };
 use async_trait::async_trait;
@@ -94,6 +94,7 @@ impl Inner {
             let ttl = self.config.session_ttl;
             sessions.by_id.retain(|_, session| {
                 let state = session.state.lock();
+                let ttl = if state.record.is_over() { OVER.min(ttl) } else { ttl };
                 state.record.running.is_some() || state.lane.is_some() || state.touched.elapsed() < ttl
             });
         }

@@ -101,6 +101,7 @@ impl Record {
         }
         if self.epoch == epoch {
             self.holder = None;
+            self.forget_if_over();
         } else if let Some(holder) = &self.holder {
             out(Effect::Released { holder, epoch, cursor: self.cursor });
         }
@@ -135,6 +136,7 @@ impl Record {
                 out(Effect::Takeover { holder: &holder, epoch });
             }
         }
+        self.forget_if_over();
     }
 }
 

@@ -40,6 +40,7 @@ impl Record {
             self.write_closed_entry(ending.now_ms, logged, out);
         }
         self.end_owner = (logged && !ending.complete).then(|| by.to_owned());
+        self.forget_if_over();
         true
     }
 

@@ -19,7 +19,7 @@ pub use attach::{AttachOutcome, Attached, Attaching};
 pub use barrier::{MISSED_BEATS, NO_BEAT, Restoration, RestorationBarrier, heartbeat, is_newer};
 pub use claim::{ClaimOutcome, Claiming, PAST_QUERIES};
 pub use close::{Ending, LostQuery};
-pub use expiry::{FULL, Part, Renewed};
+pub use expiry::{FULL, OVER, Part, Renewed};
 pub use history::{AcknowledgedHistory, AcknowledgedRecord};
 pub use log::{LogEntry, merge};
 pub use plays::{Play, Plays};

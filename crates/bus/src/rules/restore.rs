@@ -32,6 +32,7 @@ impl Record {
             self.running = None;
         }
         if !logged {
+            self.forget_if_over();
             return;
         }
         let before = std::mem::take(&mut self.log);
@@ -47,6 +48,7 @@ impl Record {
         if self.lacks_end() && (acknowledged.closed || self.end_owner.is_none()) {
             self.end_owner = Some(owner.to_owned());
         }
+        self.forget_if_over();
         if let Some(LogEntry { prefix, frame }) = self.log.back() {
             out(Effect::Publish { prefix: *prefix, frame });
         }

@@ -129,6 +129,47 @@ async fn keys_expire() {
     }
 }
 
+/// The keys of a closed session expire after a minute, once its client has received everything.
+#[tokio::test]
+async fn a_session_that_is_over_expires_soon() {
+    let bus = Fixture::redis(unchanged).await;
+    let mut connection = bus.connection().await;
+    for (closes_first, has_all, is_over) in
+        [(true, true, true), (false, true, true), (true, false, false), (false, false, false)]
+    {
+        let (session, reader) = bus.live().await;
+        let generation = bus.play(session, "q", 3).await;
+        reader.until_events(&expected(generation, 3)).await;
+        let cursor = has_all.then(|| Position::new(generation, 4));
+        if closes_first {
+            bus.server.close(session).await.unwrap();
+            reader.until_end(LaneEnd::SessionClosed).await;
+        }
+        reader.attachment.release(cursor).await.unwrap();
+        if !closes_first {
+            bus.server.close(session).await.unwrap();
+        }
+        for part in ["meta", "log", "attach"] {
+            let ttl: i64 = ask(&mut connection, &format!("TTL {}", key(session, part))).await;
+            assert_eq!((1..=60).contains(&ttl), is_over, "{part} has a TTL of {ttl} s");
+        }
+    }
+    // A later socket broke, so that its client may lack what it had asked for again.
+    let (session, reader) = bus.live().await;
+    let generation = bus.play(session, "q", 3).await;
+    reader.attachment.release(Some(Position::new(generation, 4))).await.unwrap();
+    let again = Reader::live(&bus.gateway, session, Start::After(Position::new(generation, 1))).await;
+    again.attachment.release(None).await.unwrap();
+    bus.server.close(session).await.unwrap();
+    let ttl: i64 = ask(&mut connection, &format!("TTL {}", key(session, "log"))).await;
+    assert!(ttl > 60, "{ttl}");
+    // No socket ever had it, and there is nothing to receive.
+    let session = bus.session().await;
+    bus.server.close(session).await.unwrap();
+    let ttl: i64 = ask(&mut connection, &format!("TTL {}", key(session, "log"))).await;
+    assert!((1..=60).contains(&ttl), "{ttl}");
+}
+
 /// A takeover is published once, on a channel that may be disconnected at that moment.
 #[tokio::test]
 async fn a_missed_takeover_is_noticed() {

@@ -12,6 +12,11 @@ fn full(ttl: u64) -> u64 {
     ttl * FULL.0 / FULL.1
 }
 
+/// Returns the time to live of a session that is over, for a configured one. It is shorter than a broker's, so that it matters here.
+fn over(ttl: u64) -> u64 {
+    ttl / 10
+}
+
 /// Pause after a renewal that failed, in ms.
 const RETRY: u64 = 500;
 
@@ -23,6 +28,7 @@ impl World {
         let memory = &mut self.broker.memory;
         let Some(record) = memory.records.get_mut(&session) else { return };
         let due = memory.expires.get(&(session, Part::Meta)).is_none_or(|&at| at < now + ttl);
+        let is_over = record.take_over();
         for part in record.take_renewed(due) {
             memory.expires.insert((session, part), now + full);
         }
@@ -32,6 +38,14 @@ impl World {
                 memory.expires.entry((session, part)).or_insert(now + full);
             } else {
                 memory.expires.remove(&(session, part));
+            }
+        }
+        if is_over {
+            self.covered.insert("a session was over");
+            for part in Part::ALL {
+                if let Some(at) = memory.expires.get_mut(&(session, part)) {
+                    *at = now + over(ttl);
+                }
             }
         }
     }

@@ -11,10 +11,11 @@ local prefix, session, ttl, logged, down = ARGV[1], ARGV[2], ARGV[3], ARGV[4] ==
 if redis.call('GET', KEYS[3]) ~= ARGV[6] then return -1 end
 adopt(meta, ARGV[8] == '1')
 local status, running, owner, generation = unpack(redis.call('HMGET', meta, 'status', 'running', 'owner', 'gen'))
+-- The key of the meta hash is '<prefix>session:<id>:meta'; the session's other keys differ in the last part.
+local attach = string.sub(meta, 1, -5) .. 'attach'
 if not status then return 0 end
 redis.call('HSET', meta, 'status', 'closed')
--- The key of the meta hash is '<prefix>session:<id>:meta'; the session's other keys differ in the last part.
-renew(meta, log, string.sub(meta, 1, -5) .. 'attach', ttl)
+renew(meta, log, attach, ttl)
 if running then
   redis.call('PUBLISH', prefix .. 'control:' .. owner,
     '{"cancel":{"session":"' .. session .. '","generation":' .. generation .. '}}')
@@ -30,4 +31,5 @@ elseif ARGV[7] == '1' then
 elseif logged then
   list_for_end(meta, KEYS[4], session, generation, ARGV[9], ttl)
 end
+forget_if_over(meta, log, attach, ttl)
 return 1

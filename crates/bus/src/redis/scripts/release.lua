@@ -1,4 +1,5 @@
--- Ends an attachment, and stores its cursor if there is one. A gateway that has taken the session over is notified.
+-- Ends an attachment, and stores its cursor if there is one. A gateway that has taken the session over is notified. A session that is
+-- over expires soon.
 --
 -- KEYS  attach.
 -- ARGV  prefix of names, session, TTL in seconds, the attachment's epoch, cursor or ''.
@@ -15,6 +16,9 @@ end
 if cursor ~= '' and not (current or stored_epoch) then redis.call('EXPIRE', attach, ttl) end
 if current == epoch then
   redis.call('HDEL', attach, 'holder')
+  -- The key of the attach hash is '<prefix>session:<id>:attach'; the session's other keys differ in the last part.
+  local base = string.sub(attach, 1, -7)
+  forget_if_over(base .. 'meta', base .. 'log', attach, ttl)
 elseif holder then
   redis.call('PUBLISH', prefix .. 'control:' .. holder,
     '{"released":{"session":"' .. session .. '","epoch":' .. epoch .. ',"cursor":"' .. (stored or '0-0') .. '"}}')

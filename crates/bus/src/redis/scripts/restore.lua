@@ -156,7 +156,12 @@ end
 if logged and ARGV[FIRST] then restore_log() end
 if not last_page then return 1 end
 restore_meta()
-if not logged then return 1 end
+-- The key of the meta hash is '<prefix>session:<id>:meta'; the session's other keys differ in the last part.
+local attach = string.sub(meta, 1, -5) .. 'attach'
+if not logged then
+  forget_if_over(meta, log, attach, ttl)
+  return 1
+end
 redis.call('EXPIRE', log, ttl)
 -- A closed and idle session whose log lacks its `closed` entry needs a server that writes it: the one that closed the session, and
 -- any other one if none is known.
@@ -165,6 +170,7 @@ if status == 'closed' and not running and not has_closed_entry(log)
   and (closed or not end_owner or end_owner == owner) then
   list_for_end(meta, running_hash, session, current, owner, ttl)
 end
+forget_if_over(meta, log, attach, ttl)
 -- Publishes the last entry once more: a lane that lacks it reads the log again.
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 if last then redis.call('PUBLISH', down, last[2][2]) end

@@ -18,4 +18,7 @@ if tonumber(epoch) > tonumber(current or '0') then
   end
 end
 redis.call('EXPIRE', attach, ARGV[3])
+-- The key of the attach hash is '<prefix>session:<id>:attach'; the session's other keys differ in the last part.
+local base = string.sub(attach, 1, -7)
+forget_if_over(base .. 'meta', base .. 'log', attach, ARGV[3])
 return 1

@@ -7,7 +7,7 @@ mod private_redis;
 mod steps;
 
 use super::{Scripts, eval, past_of, text_of};
-use crate::rules::{AcknowledgedHistory, Part, Record, Status};
+use crate::rules::{AcknowledgedHistory, OVER, Part, Record, Status};
 use private_redis::PrivateRedis;
 use proptest::prelude::*;
 use protocol::{Kind, Names, Position, Prefix, SessionId};
@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 /// The key of the mark. Its value is `mark`.
 const MARK: &str = "bus:mark";
-const TTL: u64 = 60;
+const TTL: u64 = 600;
 /// The times to live of every key before a step, in seconds: the renewal is due, and it is not.
-const LEFT: [u64; 2] = [47, 49];
+const LEFT: [u64; 2] = [470, 490];
 const KEEP: usize = 4;
 const SERVERS: [&str; 2] = ["server-a", "server-b"];
 const GATEWAYS: [&str; 2] = ["gateway-a", "gateway-b"];
@@ -174,6 +174,16 @@ impl<'a> Bench<'a> {
         renewed.map(|(part, _)| part).collect()
     }
 
+    /// Returns whether every key has the time to live of a session that is over.
+    fn expires_soon(&mut self) -> bool {
+        let keys = self.keys();
+        let left = keys.map(|key| self.ask::<i64>(redis::cmd("TTL").arg(key)));
+        let known: Vec<_> = left.into_iter().filter(|&left| left != -2).collect();
+        let soon = |left: &i64| *left <= OVER.as_secs().cast_signed();
+        assert!(known.iter().all(soon) || !known.iter().any(soon), "only some keys expire soon: {left:?}");
+        known.first().is_some_and(soon)
+    }
+
     fn log(&mut self) -> Vec<(String, String)> {
         let key = self.names.log(self.session);
         let entries: Vec<(String, Vec<(String, String)>)> =
@@ -253,17 +263,23 @@ fn redis_follows_the_rules() {
         bench.apply(Op::Create);
         for (op, is_due) in ops {
             let lacking = bench.age(LEFT[usize::from(!is_due)]);
+            bench.record.take_over();
             drop(bench.record.take_renewed(false));
             let is_due = is_due || lacking.contains(&Part::Meta);
             bench.apply(op);
             prop_assert_eq!(bench.redis(), bench.expected(), "after {:?}", op);
             prop_assert!(bench.owner_has_listed_session(), "after {:?}", op);
             if !matches!(op, Op::RollBack) {
+                let is_over = bench.record.take_over();
+                prop_assert_eq!(bench.expires_soon(), is_over, "forgotten by {:?}", op);
                 // A part that this step has made must expire too.
                 let mut renewed: Vec<Part> = bench.record.take_renewed(is_due).collect();
                 renewed.extend(lacking.into_iter().filter(|&part| bench.record.has(part)));
                 renewed.sort();
                 renewed.dedup();
+                if is_over {
+                    renewed.clear();
+                }
                 prop_assert_eq!(bench.renewed(), renewed, "renewed by {:?}", op);
             }
         }
