@@ -291,6 +291,9 @@ pub struct TargetCheckArgs {
     /// Value of {{max_tokens}}
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<i64>,
+    /// Questions to ask in one session, 1 to 100. The second one shows whether numbers go on or begin anew
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
+    pub queries: u32,
     /// Time for the whole check
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     pub timeout: String,

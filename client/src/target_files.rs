@@ -18,6 +18,9 @@ use std::time::Duration;
 /// Exit code of a check whose file does not fit the backend.
 const MISMATCH: u8 = 99;
 
+/// Hint for a check whose first answer fits and a later one does not.
+const SECOND_FAILED: &str = "    The first answer was complete. If a session of the backend has one question, use --queries 1, here and in runs.\n";
+
 /// Performs the command. Returns the exit code.
 pub(crate) fn command(command: TargetCommand) -> u8 {
     match command {
@@ -45,9 +48,9 @@ fn show(name: &str) -> u8 {
     REFUSED
 }
 
-/// Plays one question and prints what happens.
+/// Plays questions and prints what happens.
 fn check(args: TargetCheckArgs) -> Result<u8, RunError> {
-    let prompt = args.prompt.clone();
+    let (prompt, questions) = (args.prompt.clone(), args.queries);
     let config = Config::new(options(args), 1, 1)?;
     preflight::host(&config)?;
     let limit = config.plan.load.query_timeout.unwrap_or(Duration::from_secs(30));
@@ -66,7 +69,7 @@ fn check(args: TargetCheckArgs) -> Result<u8, RunError> {
             max_tokens: foreign.and_then(|foreign| foreign.max_tokens),
             ..Question::default()
         };
-        Ok::<_, RunError>(probe(target, connector, tls, &question, limit, &mut print).await)
+        Ok::<_, RunError>(probe(target, connector, tls, &question, (questions, limit), &mut print).await)
     })?;
     Ok(conclude(&probed))
 }
@@ -86,7 +89,7 @@ fn options(args: TargetCheckArgs) -> RunArgs {
         ca_file: args.ca_file,
         i_am_allowed_to_load_test: args.i_am_allowed_to_load_test,
         clients: Some(1),
-        queries: Some(1),
+        queries: Some(i64::from(args.queries)),
         prompt: Some(args.prompt),
         ..RunArgs::default()
     }
@@ -94,6 +97,7 @@ fn options(args: TargetCheckArgs) -> RunArgs {
 
 fn print(step: ProbeStep) {
     let text = match step {
+        ProbeStep::Question(number) => format!("\nquestion {number}\n"),
         ProbeStep::Sent(text) => format!("> {text}\n"),
         ProbeStep::Result(text) => format!("  {text}\n"),
         ProbeStep::Received { text, meanings, hints } => {
@@ -111,8 +115,16 @@ fn conclude(probed: &Probed) -> u8 {
     for problem in &probed.problems {
         text += &format!("  ✗ {}\n", problem.replace('\n', "\n    "));
     }
-    if probed.problems.is_empty() {
-        text += &format!("  ✓ The answer is complete: {}.\n", counted(probed.tokens, "tokens"));
+    match (probed.problems.is_empty(), probed.answers) {
+        (true, 1) => text += &format!("  ✓ The answer is complete: {}.\n", counted(probed.tokens, "tokens")),
+        (true, many) => {
+            text += &format!("  ✓ All {many} answers are complete: {}.\n", counted(probed.tokens, "tokens"));
+        }
+        (false, 0) => {}
+        (false, _) => text += SECOND_FAILED,
+    }
+    for warning in &probed.warnings {
+        text += &format!("  ! {warning}\n");
     }
     for what in &probed.unverified {
         text += &format!("  unverified: {what}\n");

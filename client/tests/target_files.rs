@@ -360,7 +360,7 @@ fn a_check_prints_each_message_and_what_it_means() {
         "= ignore (rule 6)",
         "= token (rule 1), position 1: \"This \"",
         "= end (rule 2), position 4: 3 tokens",
-        "The answer is complete: 3 tokens.",
+        "All 2 answers are complete: 6 tokens.",
     ] {
         assert!(text.contains(expected), "{expected} in:\n{text}");
     }
@@ -399,7 +399,7 @@ fn a_check_explains_what_does_not_match() {
             "number = \"/seq\"",
             "number = \"/seq\"\nfirst = 0",
             99,
-            "1 numbered events are missing",
+            "1 numbered event is missing",
         ),
         (
             "websocket.toml",
@@ -419,7 +419,64 @@ fn a_check_explains_what_does_not_match() {
         let (code, text) = wrong(name, from, to);
         assert_eq!(code, expected_code, "{name} with {to}:\n{text}");
         assert!(text.contains(expected), "{expected} in:\n{text}");
+        assert!(!text.contains("use --queries 1"), "the first answer is wrong:\n{text}");
     }
+}
+
+#[test]
+fn a_check_asks_a_second_question_that_shows_a_wrong_scope() {
+    let dir = tempfile::tempdir().unwrap();
+    let number = "number = \"/seq\"";
+    let per_session =
+        changed(dir.path(), "websocket.toml", &[(number, "number = \"/seq\"\nscope = \"session\"")]);
+    let restarts = Example::start(&["--tokens", "3"]);
+    let (code, text) = checked(&per_session, &restarts.url, &[]);
+    assert!(code == Some(99) && text.contains("set scope = \"query\""), "{text}");
+    assert!(text.contains("use --queries 1"), "{text}");
+    let (code, text) = checked(&per_session, &restarts.url, &["--queries", "1"]);
+    assert!(code == Some(0) && text.contains("The answer is complete: 3 tokens."), "{text}");
+    let goes_on = Example::start(&["--tokens", "3", "--go-on"]);
+    let (code, text) = checked(&example("websocket.toml"), &goes_on.url, &[]);
+    assert!(code == Some(99) && text.contains("set scope = \"session\""), "{text}");
+    let (code, text) = checked(&per_session, &goes_on.url, &["--queries", "3"]);
+    assert!(code == Some(0) && text.contains("All 3 answers are complete: 9 tokens."), "{text}");
+    let session = summary(&per_session, &goes_on.url, |_| {});
+    check(&session, &[("queries_ok", 6), ("tokens_received", 18), ("tokens_lost", 0)]);
+}
+
+#[test]
+fn a_check_opens_another_connection_if_the_backend_closes_it_after_each_answer() {
+    let server = Example::start(&["--tokens", "3", "--close"]);
+    for name in ["websocket.toml", "json_lines.toml"] {
+        let (code, text) = checked(&example(name), &server.url, &[]);
+        assert!(code == Some(0) && text.contains("All 2 answers are complete"), "{text}");
+        assert!(text.contains("the backend closed the connection after the answer"), "{text}");
+    }
+}
+
+#[test]
+fn a_check_warns_of_places_that_no_message_has() {
+    let server = Example::start(&["--tokens", "3"]);
+    let dir = tempfile::tempdir().unwrap();
+    let wrong =
+        [("/usage/output_tokens", "/usage/tokens"), ("query = \"/request_id\"", "query = \"/question\"")];
+    let (code, text) = checked(&changed(dir.path(), "websocket.toml", &wrong), &server.url, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("! no message has a value at /question, which `query` in [read] names"), "{text}");
+    assert!(text.contains("! no message has a number at /usage/tokens"), "{text}");
+}
+
+#[test]
+fn a_wrong_url_is_reported_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = [("api_url = \"http://", "api_url = \"htp://")];
+    let file = changed(dir.path(), "websocket.toml", &wrong);
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_streamstress")).args(["target", "check", &file]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("for `api_url` or `ws_url` in the target file: expected"), "{text}");
+    let (_, text) = checked(&file, "htp://127.0.0.1:1", &[]);
+    assert!(text.contains("for --api-url: expected"), "{text}");
 }
 
 #[test]

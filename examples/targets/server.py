@@ -10,7 +10,8 @@
 
 With --cut-after N, each answer's first connection breaks after N tokens. With --drop N, token N of each answer is never sent. With
 --repeat N, a resumed answer begins with the last N tokens that were sent before. With --api-key KEY, POST /sessions, /ws/SESSION/ask and
-/generate need the header X-Api-Key. With --late-ms N, the response to /ws/SESSION/ask comes N milliseconds later.
+/generate need the header X-Api-Key. With --late-ms N, the response to /ws/SESSION/ask comes N milliseconds later. With --go-on, the
+numbers of a WebSocket session go on with its next answer. With --close, the connection ends with each answer.
 """
 
 import argparse
@@ -28,12 +29,17 @@ options = argparse.Namespace(stopped=0)
 sessions = {}
 sockets = {}
 answers = {}
+# The last number of each session.
+numbers = {}
 
 
 class Answer:
     """The tokens of an answer, from 1. They appear one after another, whether or not somebody reads them."""
 
-    def __init__(self):
+    def __init__(self, session=None):
+        # The number before the first token's.
+        self.before = numbers.get(session, 0) if options.go_on else 0
+        numbers[session] = self.before + options.tokens + 1
         self.tokens = []
         self.is_stopped = False
         self.was_cut = False
@@ -139,23 +145,27 @@ def send_json(writer, **message):
 async def play_over_websocket(writer, request, answer, after):
     try:
         async for number, text in answer.after(after):
-            send_json(writer, type="token", request_id=request, seq=number, content=text)
+            send_json(writer, type="token", request_id=request, seq=answer.before + number, content=text)
             await writer.drain()
         kind = "stopped" if answer.is_stopped else "done"
         usage = {"output_tokens": len(answer.tokens)}
-        send_json(writer, type=kind, request_id=request, seq=len(answer.tokens) + 1, usage=usage)
+        send_json(writer, type=kind, request_id=request, seq=answer.before + len(answer.tokens) + 1, usage=usage)
         await writer.drain()
+        if options.close:
+            send_frame(writer, 8, struct.pack(">H", 1000))
+            await writer.drain()
+            writer.close()
     except ConnectionError:
         writer.transport.abort()
 
 
-async def handle_message(writer, message):
+async def handle_message(writer, session, message):
     request = message.get("request_id")
     if message["type"] == "hello":
         send_json(writer, type="ready", server="example")
         send_json(writer, type="ping")
     elif message["type"] == "ask":
-        answers[request] = Answer()
+        answers[request] = Answer(session)
         send_json(writer, type="accepted", request_id=request)
         asyncio.create_task(play_over_websocket(writer, request, answers[request], 0))
     elif message["type"] == "resume" and request in answers:
@@ -189,7 +199,7 @@ async def serve_websocket(reader, writer, session, headers):
         if opcode == 9:
             send_frame(writer, 10, payload)
         elif opcode == 1:
-            await handle_message(writer, json.loads(payload))
+            await handle_message(writer, session, json.loads(payload))
 
 
 # Server-sent events and JSON lines
@@ -225,7 +235,7 @@ async def handle(reader, writer, method, path, headers, body):
         respond(writer, "201 Created", {"session": {"id": session, "user": body["user"]}, "access_token": sessions[session]})
     elif method == "POST" and (match := re.fullmatch("/ws/([0-9a-f]+)/ask", path)):
         request = secrets.token_hex(4)
-        answers[request] = Answer()
+        answers[request] = Answer(match[1])
         asyncio.create_task(play_over_websocket(sockets[match[1]], request, answers[request], 0))
         await asyncio.sleep(options.late_ms / 1000)
         respond(writer, "202 Accepted", {"message_id": request})
@@ -260,6 +270,8 @@ async def connection(reader, writer):
         while request := await read_request(reader):
             await handle(reader, writer, *request)
             await writer.drain()
+            if options.close:
+                return
     except (ConnectionError, asyncio.IncompleteReadError):
         pass
     finally:
@@ -275,6 +287,8 @@ async def main():
     parser.add_argument("--drop", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=0)
     parser.add_argument("--late-ms", type=float, default=0)
+    parser.add_argument("--go-on", action="store_true")
+    parser.add_argument("--close", action="store_true")
     parser.add_argument("--api-key")
     parser.parse_args(namespace=options)
     server = await asyncio.start_server(connection, "127.0.0.1", options.port)

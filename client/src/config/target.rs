@@ -48,30 +48,12 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     let foreign = dialect::foreign(check, &args);
     let (api, ws) = api_and_ws(check, &args, foreign.as_ref());
     let is_foreign = args.ws_path.is_some();
-    let ws_path = args.ws_path.unwrap_or_else(|| "/{agent}/ws/{session}".into());
-    let printable = ws_path.bytes().all(|b| b.is_ascii_graphic());
-    if !ws_path.starts_with('/') || !ws_path.contains("{session}") || !printable {
-        check.error(format!(
-            "invalid path \"{ws_path}\" for --ws-path: expected a leading `/`, `{{session}}` and no white space"
-        ));
-    }
+    let ws_path = ws_path(check, args.ws_path);
     let agent = args.agent.unwrap_or_else(|| "load".into());
     if agent.is_empty() || !agent.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b)) {
         check.error(format!("invalid name \"{agent}\" for --agent: expected letters, digits and -_.~"));
     }
-    let query = ws_path.split_once('?').map_or("", |(_, query)| query);
-    if query.split('&').any(|pair| pair.split('=').next() == Some("rollup")) {
-        check.error(
-            "--ws-path has the parameter `rollup`: use --rollup-ms, so that the client expects rolled frames"
-                .into(),
-        );
-    }
     let rollup_ms = args.rollup_ms.map(|ms| check.count("--rollup-ms", Some(ms), 0, 1, 1000) as u16);
-    if query.split('&').any(|pair| pair.split('=').next() == Some("hops")) {
-        check.error(
-            "--ws-path has the parameter `hops`: use --hops, so that the client expects the times".into(),
-        );
-    }
     // Another gateway may give the parameter a different meaning.
     let is_named = is_foreign || !args.wsproxy_url.is_empty();
     let hops = hops(check, args.hops, is_named || foreign.is_some(), rollup_ms.is_some());
@@ -117,6 +99,28 @@ pub(super) fn target(check: &mut Check, args: RunArgs) -> Option<Target> {
     })
 }
 
+/// Checks the path of the sockets.
+fn ws_path(check: &mut Check, given: Option<String>) -> String {
+    let path = given.unwrap_or_else(|| "/{agent}/ws/{session}".into());
+    let printable = path.bytes().all(|b| b.is_ascii_graphic());
+    if !path.starts_with('/') || !path.contains("{session}") || !printable {
+        check.error(format!(
+            "invalid path \"{path}\" for --ws-path: expected a leading `/`, `{{session}}` and no white space"
+        ));
+    }
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    for (parameter, option, what) in
+        [("rollup", "--rollup-ms", "rolled frames"), ("hops", "--hops", "the times")]
+    {
+        if query.split('&').any(|pair| pair.split('=').next() == Some(parameter)) {
+            check.error(format!(
+                "--ws-path has the parameter `{parameter}`: use {option}, so that the client expects {what}"
+            ));
+        }
+    }
+    path
+}
+
 /// Addresses: the first one and the others. `None` if a URL is invalid.
 type Addresses = Option<(Address, Vec<Address>)>;
 
@@ -124,8 +128,12 @@ type Addresses = Option<(Address, Vec<Address>)>;
 fn api_and_ws(check: &mut Check, args: &RunArgs, foreign: Option<&Foreign>) -> (Addresses, Addresses) {
     let described = foreign.and_then(|foreign| dialect::urls(foreign, args));
     let (api, ws) = described.unwrap_or_else(|| (args.api_url.clone(), args.wsproxy_url.clone()));
-    let api = urls(check, "--api-url", &api, "http://127.0.0.1:8080", ["http", "https"]);
-    let ws = urls(check, "--wsproxy-url", &ws, "ws://127.0.0.1:8081", ["ws", "wss"]);
+    let is_from_file = foreign.is_some_and(|foreign| foreign.dialect.file().is_some())
+        && args.api_url.is_empty()
+        && args.wsproxy_url.is_empty();
+    let source = |flag| if is_from_file { "`api_url` or `ws_url` in the target file" } else { flag };
+    let api = urls(check, source("--api-url"), &api, "http://127.0.0.1:8080", ["http", "https"]);
+    let ws = urls(check, source("--wsproxy-url"), &ws, "ws://127.0.0.1:8081", ["ws", "wss"]);
     // A foreign server is one: calls, streams and sockets have the same URL, unless a target file has one for each.
     let has_sockets = foreign.is_none_or(|foreign| {
         foreign.dialect.file().is_some_and(|file| file.transport == Transport::WebSocket)
@@ -145,7 +153,7 @@ fn hops(check: &mut Check, given: Option<i64>, is_foreign: bool, is_rolled: bool
     u32::try_from(every).ok().filter(|&every| every > 0)
 }
 
-/// Reads the URLs of a flag, or `default` if there are none. Returns the first one and the others. `None` if a URL is invalid.
+/// Reads the URLs of a flag or of a target file, or `default` if there are none. Returns the first one and the others. `None` if a URL is invalid.
 fn urls(check: &mut Check, flag: &str, given: &[String], default: &str, schemes: [&str; 2]) -> Addresses {
     let mut texts: Vec<_> = given.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
     // A variable that is unset in a script must not make the run load another stack.

@@ -4,7 +4,10 @@ use dialects::{
     Ask, Delivery, Dialect, Transport,
     message::{End, Fault, Numbering},
     request::Question,
-    target::{BUILTIN, Conversation, FileAnswer, Greeting, Incoming, Is, TargetFile, describe, mismatches},
+    target::{
+        BUILTIN, Conversation, FileAnswer, Greeting, Incoming, Is, Places, TargetFile, describe, mismatches,
+        wrong_scope,
+    },
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -463,7 +466,7 @@ fn hints_name_what_to_change() {
     let (_, mut answer) = asked(&file);
     let mut hints = |text: &str| {
         let reads = answer.read(Incoming::text(text));
-        mismatches(&file, Incoming::text(text), &reads[0]).join("\n")
+        mismatches(&answer, Incoming::text(text), &reads[0]).join("\n")
     };
     let moved = hints(r#"{"kind":"token","text":"a","seq":1}"#);
     assert!(moved.contains("change the pointer to \"/kind\""), "{moved}");
@@ -514,9 +517,56 @@ fn a_secret_is_hidden_before_a_text_is_cut() {
     ] {
         let text = value.to_string();
         let read = answer.read(Incoming::text(&text)).remove(0).with_texts(&hide);
-        let shown = describe(&read) + &mismatches(&file, Incoming::text(&text), &read).join("\n");
+        let shown = describe(&read) + &mismatches(&answer, Incoming::text(&text), &read).join("\n");
         assert!(!shown.contains("01234567") && shown.contains("redacted"), "{shown}");
     }
+}
+
+#[test]
+fn a_hint_tells_that_numbers_begin_anew() {
+    let (_, mut answer) = centrifugo();
+    let restarted = push(1, json!({"type": "token", "query": "q-1", "text": "a"}));
+    let read = answer.read(Incoming::text(&restarted)).remove(0);
+    let hints = mismatches(&answer, Incoming::text(&restarted), &read).join("\n");
+    assert!(hints.contains("number 1 is not above 14") && hints.contains("scope = \"query\""), "{hints}");
+}
+
+#[test]
+fn a_wrong_scope_shows_in_the_second_answer() {
+    let per_query = file(NUMBERED);
+    assert!(wrong_scope(&per_query, Some(5), 4).unwrap().contains("scope = \"session\""));
+    assert_eq!(wrong_scope(&per_query, Some(1), 4), None);
+    assert_eq!(wrong_scope(&per_query, Some(2), 4), None, "the first event may be lost");
+    let per_session = parse(BUILTIN[0].text).unwrap();
+    assert!(wrong_scope(&per_session, None, 4).unwrap().contains("scope = \"query\""));
+    assert_eq!(wrong_scope(&per_session, Some(1), 4), None);
+}
+
+#[test]
+fn places_that_no_message_has_are_named() {
+    let text = websocket("[numbering]\nnumber = \"/seq\"\ntotal = \"/total\"\n");
+    let text = text.replace("code = ", "usage = \"/usage/tokens\"\ncode = ");
+    let mut places = Places::new(&parse(&text).unwrap());
+    places.see(&json!({"type": "token", "usage": {"tokens": "none"}}));
+    let missing = places.missing();
+    assert_eq!(missing.len(), 3, "{missing:?}");
+    assert!(missing[1].contains("no message has a number at /usage/tokens, which `usage` in [read] names"));
+    places.see(&json!({"id": "q-1", "usage": {"tokens": 4}}));
+    places.see(&json!({"total": 4}));
+    assert!(places.missing().is_empty());
+}
+
+#[test]
+fn a_message_that_a_wrong_wait_does_not_match_gives_no_secret_away() {
+    let text = websocket(
+        "[[connect.first]]\nsend = { type = \"hello\" }\nwait = { \"/type\" = \"welcome\" }\nextract = { ticket = \"/ticket\" }\n",
+    );
+    let mut conversation = Conversation::new(parse(&text).unwrap(), "s-1", 0);
+    conversation.log_messages();
+    conversation.open();
+    conversation.greeting();
+    conversation.greeted(r#"{"type":"ready","ticket":"hush-hush"}"#).unwrap();
+    assert!(conversation.secrets().any(|secret| secret == "hush-hush"));
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the data are made for the call")]

@@ -1,4 +1,4 @@
-//! Plays one question to a backend that a target file describes, and reports each message with its meaning.
+//! Plays questions to a backend that a target file describes, and reports each message with its meaning.
 
 use crate::{
     backoff::Backoff,
@@ -15,7 +15,10 @@ use dialects::{
     Ask, Call,
     message::End,
     request::Question,
-    target::{Conversation, FileAnswer, Incoming, Read, TargetFile, describe, mismatches, missing_end},
+    target::{
+        Conversation, FileAnswer, Incoming, Places, Read, TargetFile, describe, mismatches, missing_end,
+        wrong_scope,
+    },
 };
 use http::StatusCode;
 use measure::record::FailureKind;
@@ -36,10 +39,14 @@ use std::{
 const LONGEST: usize = 400;
 /// How often a connection may be silent in the check.
 const SILENCE: Duration = Duration::from_secs(3600);
+/// Time between an answer and the next question, in which a message that does not belong there can arrive.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the check of a target file reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeStep {
+    /// Question 2 or a later one begins.
+    Question(u32),
     /// Something was sent: a call, an upgrade or a message.
     Sent(String),
     /// The result of what was sent.
@@ -58,10 +65,14 @@ pub enum ProbeStep {
 /// How a check ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probed {
+    /// Answers that were complete before the first problem.
+    pub answers: u32,
     /// Tokens that arrived.
     pub tokens: u64,
     /// Everything that is wrong. Empty if the file fits the backend.
     pub problems: Vec<String>,
+    /// What may be wrong.
+    pub warnings: Vec<String>,
     /// What the file cannot express.
     pub unverified: Vec<String>,
 }
@@ -73,19 +84,32 @@ struct Probe<'a> {
     http: Http,
     state: Rc<RefCell<Conversation>>,
     report: &'a mut dyn FnMut(ProbeStep),
-    ledger: Ledger,
+    /// The numbers of the present answer.
+    numbers: Numbers,
+    /// The last position of the answer before.
+    before: Option<u64>,
     is_good: bool,
+    /// Tokens of the present answer.
     tokens: u64,
-    problems: Vec<String>,
+    places: Places,
+    probed: Probed,
 }
 
-/// Plays one question and reports each step. Takes `limit` at most.
+/// The positions that the messages of one answer had.
+#[derive(Default)]
+struct Numbers {
+    ledger: Ledger,
+    first: Option<u64>,
+    last: u64,
+}
+
+/// Plays questions one after the other, and reports each step. Takes `limit` at most.
 pub async fn probe(
     target: &Target,
     connector: Arc<Connector>,
     tls: rustls::ClientConfig,
     question: &Question<'_>,
-    limit: Duration,
+    (questions, limit): (u32, Duration),
     report: &mut dyn FnMut(ProbeStep),
 ) -> Probed {
     let Some(file) = target.foreign.as_ref().and_then(|foreign| foreign.dialect.file()) else {
@@ -97,30 +121,31 @@ pub async fn probe(
     let session = uuid::Uuid::new_v4().to_string();
     let mut state = Conversation::new(Arc::clone(file), &session, 0);
     state.log_messages();
-    let unverified = file.unverified().into_iter().map(str::to_owned).collect();
     let mut probe = Probe {
         target,
         http: Http::new(target, 1, tls),
         connector,
         state: Rc::new(RefCell::new(state)),
         report,
-        ledger: Ledger::default(),
+        numbers: Numbers::default(),
+        before: None,
         is_good: false,
         tokens: 0,
-        problems: Vec::new(),
+        places: Places::new(file),
+        probed: Probed::default(),
     };
     let deadline = Instant::now() + limit;
-    let played = tokio::time::timeout_at(deadline.into(), probe.play(file, question, deadline)).await;
+    let playing = probe.play(file, question, (questions, deadline));
+    let played = tokio::time::timeout_at(deadline.into(), playing).await;
     probe.report_log();
     match played {
-        Ok(Ok(())) => {}
-        Ok(Err(why)) => {
-            let why = probe.hide(&why);
-            probe.problems.push(why);
-        }
+        // Only whole answers show which places are empty.
+        Ok(Ok(())) => probe.probed.warnings = probe.places.missing(),
+        Ok(Err(why)) => probe.problem(&why),
         Err(_) => probe.timed_out(file, limit),
     }
-    Probed { tokens: probe.tokens, problems: probe.problems, unverified }
+    probe.probed.unverified = file.unverified().into_iter().map(str::to_owned).collect();
+    probe.probed
 }
 
 impl Probe<'_> {
@@ -128,23 +153,61 @@ impl Probe<'_> {
         &mut self,
         file: &Arc<TargetFile>,
         question: &Question<'_>,
-        deadline: Instant,
+        (questions, deadline): (u32, Instant),
     ) -> Result<(), String> {
         self.create(deadline).await?;
         let mut connection = self.open(deadline).await?;
         let mut answer = self.state.borrow().idle();
-        let kept = connection.take_kept();
-        for (text, _) in kept {
-            self.received(file, &mut answer, Incoming::text(&text));
+        self.take_kept(&mut connection, &mut answer);
+        for number in 1..=questions {
+            if number > 1 {
+                self.send(ProbeStep::Question(number));
+                self.make_ready(&mut connection, &mut answer, deadline).await?;
+            }
+            (self.numbers, self.is_good, self.tokens) = (Numbers::default(), false, 0);
+            let query = uuid::Uuid::new_v4().to_string();
+            self.state.borrow_mut().begin(number, &query, question, Some(&answer));
+            answer = self.state.borrow().answer();
+            let ask = self.state.borrow_mut().ask();
+            self.ask(ask, &mut connection, &mut answer, deadline).await?;
+            self.read(file, &mut connection, &mut answer).await?;
+            self.judge(file, &answer);
+            self.probed.answers += u32::from(self.is_good && self.probed.problems.is_empty());
         }
-        let query = uuid::Uuid::new_v4().to_string();
-        self.state.borrow_mut().begin(1, &query, question, Some(&answer));
-        let mut answer = self.state.borrow().answer();
-        let ask = self.state.borrow_mut().ask();
-        self.ask(ask, &mut connection, &mut answer, deadline).await?;
-        self.read(file, &mut connection, &mut answer).await?;
-        self.judge(&answer);
         connection.close().await;
+        Ok(())
+    }
+
+    fn take_kept(&mut self, connection: &mut Connection, answer: &mut FileAnswer) {
+        for (text, _) in connection.take_kept() {
+            self.received(answer, Incoming::text(&text));
+        }
+    }
+
+    /// Waits until the connection can take the next question, and opens another one if the backend closed it.
+    async fn make_ready(
+        &mut self,
+        connection: &mut Connection,
+        answer: &mut FileAnswer,
+        deadline: Instant,
+    ) -> Result<(), String> {
+        let settled = async {
+            while connection.is_up() {
+                self.next(connection, answer).await?;
+            }
+            Ok::<(), String>(())
+        };
+        tokio::time::timeout(PAUSE, settled).await.unwrap_or(Ok(()))?;
+        if connection.is_idle() {
+            return Ok(());
+        }
+        self.send(ProbeStep::Result(match connection.is_up() {
+            true => "the response goes on after the end of the answer: another connection is opened".into(),
+            false => "the backend closed the connection after the answer".into(),
+        }));
+        *connection = self.open(deadline).await?;
+        *answer = self.state.borrow_mut().idle_after(answer);
+        self.take_kept(connection, answer);
         Ok(())
     }
 
@@ -244,51 +307,59 @@ impl Probe<'_> {
         answer: &mut FileAnswer,
     ) -> Result<(), String> {
         while answer.missing_end().is_some() {
-            let chunk = match connection.next().await {
-                ConnectionEvent::Read(chunk) => chunk,
-                ConnectionEvent::Lost(loss) => return Err(self.early_end(file, &loss.describe())),
-                ConnectionEvent::Opened(_) => continue,
-                ConnectionEvent::Failed(failure) => return Err(failure.message),
-            };
-            let (mut pings, mut refused, mut ended) = (0, None, false);
-            let lost = connection.decode(&chunk, |message, _| match message {
-                DataMessage::Text(text) => pings += self.received(file, answer, Incoming::text(text)),
-                DataMessage::Binary(_) => {
-                    self.problems.push("a binary message arrived: target files describe text".into());
-                }
-                DataMessage::Http(StreamPart::Event(event)) => {
-                    let incoming = Incoming { data: event.data, event: event.name, id: event.id };
-                    pings += self.received(file, answer, incoming);
-                }
-                DataMessage::Http(StreamPart::Accepted(head)) => {
-                    let kind = head.text("content-type").unwrap_or("no content-type");
-                    self.send(ProbeStep::Result(format!("{} {kind}", head.status)));
-                }
-                DataMessage::Http(StreamPart::Refused(head, body)) => {
-                    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
-                    refused = Some(explain_refusal(status, head.text("content-type"), &head.headers, body));
-                }
-                DataMessage::Http(StreamPart::End { .. }) => ended = true,
-            });
-            for _ in 0..pings {
-                let reply = self.state.borrow_mut().reply();
-                reply.iter().for_each(|reply| connection.send_beside(reply));
-            }
-            self.report_log();
-            if let Some(refused) = refused {
-                return Err(refused);
-            }
-            let lost = lost.and_then(|lost| match lost {
-                ConnectionEvent::Lost(loss) => Some(loss.describe()),
-                _ => None,
-            });
-            if let Some(why) = lost.or_else(|| ended.then(|| "the response ended".to_owned()))
+            if let Some(why) = self.next(connection, answer).await?
                 && answer.missing_end().is_some()
             {
                 return Err(self.early_end(file, &why));
             }
         }
         Ok(())
+    }
+
+    /// Waits for what arrives next, and reports it. Returns why nothing more will come, if so. Cancel safe.
+    async fn next(
+        &mut self,
+        connection: &mut Connection,
+        answer: &mut FileAnswer,
+    ) -> Result<Option<String>, String> {
+        let chunk = match connection.next().await {
+            ConnectionEvent::Read(chunk) => chunk,
+            ConnectionEvent::Lost(loss) => return Ok(Some(loss.describe())),
+            ConnectionEvent::Opened(_) => return Ok(None),
+            ConnectionEvent::Failed(failure) => return Err(failure.message),
+        };
+        let (mut pings, mut refused, mut ended) = (0, None, false);
+        let lost = connection.decode(&chunk, |message, _| match message {
+            DataMessage::Text(text) => pings += self.received(answer, Incoming::text(text)),
+            DataMessage::Binary(_) => {
+                self.problem("a binary message arrived: target files describe text");
+            }
+            DataMessage::Http(StreamPart::Event(event)) => {
+                let incoming = Incoming { data: event.data, event: event.name, id: event.id };
+                pings += self.received(answer, incoming);
+            }
+            DataMessage::Http(StreamPart::Accepted(head)) => {
+                let kind = head.text("content-type").unwrap_or("no content-type");
+                self.send(ProbeStep::Result(format!("{} {kind}", head.status)));
+            }
+            DataMessage::Http(StreamPart::Refused(head, body)) => {
+                let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                refused = Some(explain_refusal(status, head.text("content-type"), &head.headers, body));
+            }
+            DataMessage::Http(StreamPart::End { .. }) => ended = true,
+        });
+        for _ in 0..pings {
+            let reply = self.state.borrow_mut().reply();
+            reply.iter().for_each(|reply| connection.send_beside(reply));
+        }
+        self.report_log();
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        Ok(match lost {
+            Some(ConnectionEvent::Lost(loss)) => Some(loss.describe()),
+            _ => ended.then(|| "the response ended".to_owned()),
+        })
     }
 
     fn early_end(&self, file: &TargetFile, why: &str) -> String {
@@ -299,20 +370,26 @@ impl Probe<'_> {
     fn timed_out(&mut self, file: &TargetFile, limit: Duration) {
         let hints = self.state.borrow().explain_wait(&|text| self.hide(text));
         let hints = hints.unwrap_or_else(|| missing_end(file, self.tokens > 0));
-        let text = format!("not complete within {} s.\n{}", limit.as_secs_f64(), hints.join("\n"));
-        let text = self.hide(&text);
-        self.problems.push(text);
+        self.problem(&format!("not complete within {} s.\n{}", limit.as_secs_f64(), hints.join("\n")));
+    }
+
+    /// Notes what is wrong, once.
+    fn problem(&mut self, why: &str) {
+        let why = self.hide(why);
+        if !self.probed.problems.contains(&why) {
+            self.probed.problems.push(why);
+        }
     }
 
     /// Reports a message. Returns how many replies the server asks for.
-    fn received(&mut self, file: &TargetFile, answer: &mut FileAnswer, incoming: Incoming<'_>) -> usize {
+    fn received(&mut self, answer: &mut FileAnswer, incoming: Incoming<'_>) -> usize {
         let reads = answer.read(incoming);
         // Before a text is cut: a part of a secret could not be recognised.
         let shown: Vec<_> = reads.iter().map(|read| read.with_texts(&|text| self.hide(text))).collect();
         let meanings = shown.iter().map(|read| self.hide(&describe(read))).collect();
         let hints: Vec<_> = shown
             .iter()
-            .flat_map(|read| mismatches(file, incoming, read))
+            .flat_map(|read| mismatches(answer, incoming, read))
             .map(|hint| self.hide(&hint))
             .collect();
         let mut text = cut(incoming.data);
@@ -323,53 +400,60 @@ impl Probe<'_> {
         }
         self.send(ProbeStep::Received { text, meanings, hints: hints.clone() });
         if let Some(first) = hints.first() {
-            let problem = format!("a message does not match: {first}");
-            if !self.problems.contains(&problem) {
-                self.problems.push(problem);
-            }
+            self.problem(&format!("a message does not match: {first}"));
         }
         reads.iter().map(|read| self.count(read)).sum()
     }
 
     fn count(&mut self, read: &Read) -> usize {
         let meaning = &read.meaning;
+        self.places.see(&read.value);
         self.tokens += u64::from(!meaning.text.is_empty());
+        self.probed.tokens += u64::from(!meaning.text.is_empty());
         match &meaning.end {
             Some(End::Good) => self.is_good = true,
             Some(End::Failed(failed)) => {
-                let problem = format!("the answer failed: {}: {}", failed.code, failed.message);
-                let problem = self.hide(&problem);
-                self.problems.push(problem);
+                self.problem(&format!("the answer failed: {}: {}", failed.code, failed.message));
             }
             None => {}
         }
         if let Some(seq) = meaning.seq {
+            let Numbers { ledger, first, last } = &mut self.numbers;
+            first.get_or_insert(seq);
+            *last = seq.max(*last);
             match (&meaning.end, meaning.text.is_empty()) {
-                (Some(_), _) => drop(self.ledger.observe(seq, Kind::Done, None)),
-                (None, true) => drop(self.ledger.observe_other(seq, None)),
-                (None, false) => drop(self.ledger.observe(seq, Kind::Token, None)),
+                (Some(_), _) => drop(ledger.observe(seq, Kind::Done, None)),
+                (None, true) => drop(ledger.observe_other(seq, None)),
+                (None, false) => drop(ledger.observe(seq, Kind::Token, None)),
             }
         }
         usize::from(read.is_ping())
     }
 
     /// Judges the numbers of an answer that has ended.
-    fn judge(&mut self, answer: &FileAnswer) {
+    fn judge(&mut self, file: &TargetFile, answer: &FileAnswer) {
         if self.is_good && self.tokens == 0 {
-            self.problems.push("the answer is complete and no token arrived".into());
+            self.problem("the answer is complete and no token arrived");
         }
         if answer.numbering() == dialects::message::Numbering::None {
             return;
         }
-        let counts = self.ledger.counts(self.ledger.last_token(), ExpectedRange::Announced);
+        let Numbers { ledger, first, last } = &self.numbers;
+        let before = self.before.replace(*last);
+        if let Some(why) = before.and_then(|before| wrong_scope(file, *first, before)) {
+            self.problem(&why);
+            return;
+        }
+        let counts = ledger.counts(ledger.last_token(), ExpectedRange::Announced);
         for (count, what) in [
             (counts.events_lost.max(counts.tokens_lost), "numbered events are missing"),
             (counts.events_duplicated, "numbered events came twice"),
             (counts.events_reordered, "numbered events came out of order"),
         ] {
             if count > 0 {
-                self.problems.push(format!(
-                    "{count} {what}: check `number`, `first`, `counts` and `scope` in [numbering], or the backend loses events"
+                let what = counted(count, what);
+                self.problem(&format!(
+                    "{what}: check `number`, `first` and `counts` in [numbering], or the backend loses events"
                 ));
             }
         }
@@ -410,6 +494,7 @@ impl Probe<'_> {
 
     fn send(&mut self, step: ProbeStep) {
         let step = match step {
+            ProbeStep::Question(number) => ProbeStep::Question(number),
             ProbeStep::Sent(text) => ProbeStep::Sent(self.hide(&text)),
             ProbeStep::Result(text) => ProbeStep::Result(self.hide(&text)),
             ProbeStep::Received { text, meanings, hints } => {

@@ -458,6 +458,22 @@ impl FileAnswer {
         self.is_lost
     }
 
+    /// Returns the last number before this answer, if a message has a number that is not above it.
+    pub(super) fn not_above(&self, value: &Value, id: &str) -> Option<(u64, u64)> {
+        let numbers = self.file.numbers.as_ref()?;
+        let number = match &numbers.number {
+            Some(pointer) => pointer.number(value)?,
+            None => split_number(id)?.1,
+        };
+        let last = self.base?.checked_sub(1)?;
+        (numbers.is_per_session && number <= last).then_some((number, last))
+    }
+
+    /// Returns the file.
+    pub(super) const fn file(&self) -> &Arc<TargetFile> {
+        &self.file
+    }
+
     /// Returns the highest number that arrived, and the opening of the connection that it belongs to.
     pub(super) fn highest(&self) -> Option<(u64, u64)> {
         Some((self.opening, self.last_number?))

@@ -252,6 +252,10 @@ impl Conversation {
                 }
             }
             let is = file.rules.iter().find(|rule| rule.matcher.matches(seen)).map(|rule| rule.is);
+            if let Some(first) = first.filter(|_| self.log.is_some()) {
+                // It may be the awaited message, although `wait` is wrong.
+                self.hide_values(&first.extract, &value);
+            }
             if wait.is_none_or(|wait| !wait.matches(seen)) {
                 self.log(line, Some(is.map_or(NOT_AWAITED, Is::name)));
             }
@@ -507,6 +511,25 @@ impl Conversation {
         self.secrets.push((name.to_owned(), text));
     }
 
+    /// Makes the values that `extract` would take from a message secret.
+    fn hide_values(&mut self, extract: &[Extract], value: &Value) {
+        for Extract { name, source, .. } in extract {
+            let Source::Body(pointer) = source else { continue };
+            if let Some(text) = pointer.text(value) {
+                self.hide_value(name, text);
+            }
+        }
+    }
+
+    /// Makes a value secret, unless the file says that it is public.
+    fn hide_value(&mut self, name: &str, text: String) {
+        if !self.file.public.iter().any(|public| public == name) {
+            // A path has it in another form.
+            self.add_secret(name, escaped(&text));
+            self.add_secret(name, text);
+        }
+    }
+
     fn extract_response(
         &mut self,
         sources: &[Extract],
@@ -549,12 +572,8 @@ impl Conversation {
                     "{what} has no {place}, which `extract` needs for `{name}`: it has {known}"
                 ));
             };
-            if !self.file.public.contains(name)
-                && let Some(text) = scalar(&found)
-            {
-                // A path has it in another form.
-                self.add_secret(name, escaped(&text));
-                self.add_secret(name, text);
+            if let Some(text) = scalar(&found) {
+                self.hide_value(name, text);
             }
             self.values.set(name, found);
         }

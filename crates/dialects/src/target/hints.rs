@@ -1,7 +1,7 @@
 //! Explains messages in words, and what to change in a target file if it does not fit a message.
 
 use super::{
-    answer::{Incoming, Read},
+    answer::{FileAnswer, Incoming, Read},
     file::TargetFile,
     pointer::each_scalar,
     rule::{Condition, Is, Matcher, Rule, Seen},
@@ -13,6 +13,8 @@ use serde_json::Value;
 const LONGEST: usize = 60;
 /// Upper limit of the values that a hint lists.
 const MOST: usize = 6;
+/// What to change if numbers are expected to go on and do not.
+const ANEW: &str = "if numbers begin anew with each answer, set scope = \"query\" in [numbering]";
 
 /// Describes what a message means, for example `token (rule 1), number 3: "Hi"`.
 #[must_use]
@@ -40,10 +42,10 @@ pub fn describe(read: &Read) -> String {
     format!("{what}{rule}{number}{detail}")
 }
 
-/// Explains what does not match in a message, and what to change. Empty if the file fits it.
+/// Explains what does not match in a message that `answer` read, and what to change. Empty if the file fits it.
 #[must_use]
-pub fn mismatches(file: &TargetFile, incoming: Incoming<'_>, read: &Read) -> Vec<String> {
-    let value = &read.value;
+pub fn mismatches(answer: &FileAnswer, incoming: Incoming<'_>, read: &Read) -> Vec<String> {
+    let (file, value) = (answer.file(), &read.value);
     match (read.meaning.fault, read.is) {
         (None, _) => Vec::new(),
         (Some(Fault::Unknown), _) => {
@@ -65,9 +67,28 @@ pub fn mismatches(file: &TargetFile, incoming: Incoming<'_>, read: &Read) -> Vec
                 "its id at {pointer} is not that of the question: check `query` in [read], and that [submit] sends {{{{query}}}} or extracts `query`"
             )]
         }
-        (Some(Fault::AfterEnd), _) => {
-            vec!["an earlier message ended the answer: check the rule with is = \"end\"".into()]
+        (Some(Fault::AfterEnd), _) => vec![match answer.not_above(value, incoming.id) {
+            Some((number, last)) => {
+                format!("its number {number} is not above {last}, the last one before this answer: {ANEW}")
+            }
+            None => "an earlier message ended the answer: check the rule with is = \"end\"".into(),
+        }],
+    }
+}
+
+/// Explains why the numbers of a second answer do not fit. `first` is the position of its first numbered message, and `before` the last
+/// position of the answer before it. `None` if the scope of the numbers is right.
+#[must_use]
+pub fn wrong_scope(file: &TargetFile, first: Option<u64>, before: u64) -> Option<String> {
+    let is_per_session = file.numbers.as_ref()?.is_per_session;
+    match first {
+        None if is_per_session => {
+            Some(format!("no number is above the last one of the answer before: {ANEW}"))
         }
+        Some(first) if !is_per_session && first > before.max(1) => Some(
+            "the numbers go on from the answer before: set scope = \"session\" in [numbering]".to_owned(),
+        ),
+        _ => None,
     }
 }
 
