@@ -10,8 +10,8 @@ usage() {
     cat >&2 <<USAGE
 usage: sudo docker/make_base_images.sh [--force] > base-images.env
 
-Makes $PREFIX/debian, $PREFIX/redis, $PREFIX/haproxy and $PREFIX/rust, and prints the
-variables that compose.yaml takes them from. Append them to .env, or for one shell:
+Makes $PREFIX/debian, $PREFIX/redis, $PREFIX/haproxy, $PREFIX/prometheus and
+$PREFIX/rust, and prints the variables that compose.yaml takes them from. Append them to .env, or for one shell:
 
     set -a; eval "\$(sudo docker/make_base_images.sh)"; set +a
 
@@ -83,8 +83,8 @@ make_debian() {
 }
 
 # Makes an image of Debian with one more package. It runs as the unprivileged user of that package.
-make_packaged() { # NAME PACKAGE USER
-    local image=$PREFIX/$1 package=$2 user=$3 parent
+make_packaged() { # NAME PACKAGE USER [LINES OF THE DOCKERFILE]
+    local image=$PREFIX/$1 package=$2 user=$3 more=${4:-} parent
     parent=$(docker image inspect --format '{{.Id}}' "$PREFIX/debian")
     if is_made "$image" "$parent"; then
         say "$image: kept"
@@ -96,6 +96,7 @@ FROM $PREFIX/debian
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $package \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+$more
 USER $user
 DOCKERFILE
     made "$image"
@@ -146,6 +147,8 @@ DOCKERFILE
 make_debian
 make_packaged redis redis-server redis
 make_packaged haproxy haproxy haproxy
+make_packaged prometheus prometheus prometheus 'RUN install -d -o prometheus /prometheus
+ENTRYPOINT ["prometheus"]'
 make_rust
 
 cat <<ENV
@@ -153,6 +156,7 @@ RUST_IMAGE=$PREFIX/rust
 RUNTIME_IMAGE=$PREFIX/debian
 REDIS_IMAGE=$PREFIX/redis
 HAPROXY_IMAGE=$PREFIX/haproxy
+PROMETHEUS_IMAGE=$PREFIX/prometheus
 ENV
 # Such a host often has a low limit of descriptors, and Docker refuses a container with a higher limit than its own.
 hard=$(ulimit -Hn)

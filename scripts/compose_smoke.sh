@@ -13,9 +13,9 @@ usage() {
     cat <<USAGE
 usage: scripts/compose_smoke.sh
 
-Starts Redis, HAProxy, 2 servers and 3 gateways, and runs $CLIENTS clients × $QUERIES queries five times: on this stack, from the host
-while the gateways are scaled to 5 and to 2, with 5 gateways, while a gateway is killed and Redis loses its data, and from the host while a
-server is paused and Redis refuses writes in three ways.
+Starts Redis, HAProxy, 2 servers and 3 gateways, and plays loads of $CLIENTS clients × $QUERIES queries: on this stack, from the host while
+the gateways are scaled to 5 and to 2, in a sweep over numbers of gateways and deliveries, beside Prometheus, with 5 gateways, while a
+gateway is killed and Redis loses its data, and from the host while a server is paused and Redis refuses writes in three ways.
 Exit code 0: everything worked, or the test was skipped because there is no container engine or no Compose. Any other exit code is a
 failure, and the logs are printed.
 Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and the variables in .env.example (base images, NOFILE, CARGO_BUILD_JOBS).
@@ -50,14 +50,14 @@ tear_down() {
     local status=$?
     trap '' INT TERM
     if [[ $status != 0 ]]; then
-        "${compose[@]}" ps || true
-        "${compose[@]}" logs --no-color --tail=40 || true
+        COMPOSE_PROFILES=obs "${compose[@]}" ps || true
+        COMPOSE_PROFILES=obs "${compose[@]}" logs --no-color --tail=40 || true
     fi
     say "removing the stack"
     # `down` leaves containers of an interrupted `run`, and they hold its network.
     docker ps -aq --filter "label=com.docker.compose.project=$PROJECT" --filter label=com.docker.compose.oneoff=True |
         xargs -r docker rm -f >/dev/null
-    "${compose[@]}" down -v --remove-orphans --timeout 10 >/dev/null 2>&1 || status=1
+    COMPOSE_PROFILES=load,obs "${compose[@]}" down -v --remove-orphans --timeout 10 >/dev/null 2>&1 || status=1
     rm -rf "$work"
     if [[ -n $(docker ps -aq --filter "label=com.docker.compose.project=$PROJECT") ]]; then
         printf 'compose_smoke: containers of %s are left\n' "$PROJECT" >&2
@@ -91,9 +91,9 @@ await_healthy() { # service count
     fail "$1: expected $2 healthy containers, found ${states:-none} after two minutes"
 }
 
-http_get() { # path on the statistics port
-    exec 3<>"/dev/tcp/127.0.0.1/$STATS_PORT"
-    printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&3
+http_get() { # port path
+    exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
+    printf 'GET %s HTTP/1.0\r\n\r\n' "$2" >&3
     cat <&3
     exec 3>&-
 }
@@ -101,7 +101,7 @@ http_get() { # path on the statistics port
 # Prints a column of HAProxy's statistics for the gateways that are up.
 gateways() { # column
     # HAProxy sends its statistics in chunks. sed removes the chunk headers.
-    http_get '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v want="$1" '
+    http_get "$STATS_PORT" '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v want="$1" '
         /^# pxname/ { for (i = 1; i <= NF; i++) column[$i] = i }
         $1 == "ws" && $2 ~ /^wsproxy/ && $column["status"] ~ /^UP/ { print $column[want] }'
 }
@@ -175,6 +175,42 @@ scale_during_a_run() {
     await_gateways 2
 }
 
+# Sweeps over numbers of gateways and both deliveries. Afterwards the stack has its two gateways and its delivery again.
+sweep_the_stack() {
+    local results=$work/swept status=0 before after
+    before=$(delivery)
+    "$bin/streamstress" sweep --compose="$PROJECT" --vary wsproxy=1,3 --vary delivery=pubsub,log --repeat 1 \
+        --clients 20 --queries 2 --output-dir "$results" >"$work/sweep.log" 2>&1 || status=$?
+    cat "$work/sweep.log"
+    ((status == 0 || status == 98)) || fail "the sweep ended with exit code $status"
+    (($(grep -Ec '"queries_ok": *40,' "$results"/*/*_summary.json | grep -c ':[1-9]') == 4)) || fail "not all 4 runs are complete"
+    (($(grep -Ehc '"gateway delivery": *"pubsub"|"delivery": *"pubsub"' "$results"/*/*_summary.json | grep -vc '^0$') == 2)) ||
+        fail "not 2 of 4 runs used pubsub"
+    await_healthy wsproxy 2
+    await_gateways 2
+    after=$(delivery)
+    [[ $before == "$after" ]] || fail "after the sweep the gateways have '$after' instead of '$before'"
+}
+
+# Prints the variable DELIVERY of a gateway, if it has one.
+delivery() {
+    docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$(containers wsproxy | head -n 1)" | grep ^DELIVERY= || true
+}
+
+# Starts Prometheus of the profile `obs`. It must find every server, every gateway and HAProxy, and evaluate every alert.
+watch_with_prometheus() { # expected targets
+    local deadline=$((SECONDS + 90)) alerts found='' healthy=''
+    "${compose[@]}" up -d --no-build --no-deps prometheus
+    alerts=$(grep -c '^ *- alert:' docker/observability/alerts.yml)
+    while ((SECONDS < deadline)); do
+        found=$(http_get "$PROMETHEUS_PORT" '/api/v1/query?query=count(up%3D%3D1)' 2>/dev/null | grep -Eo '"[0-9]+"\]' | grep -Eo '[0-9]+' || true)
+        healthy=$(http_get "$PROMETHEUS_PORT" '/api/v1/rules?type=alert' 2>/dev/null | grep -o '"health":"ok"' | wc -l || true)
+        [[ $found == "$1" && $healthy == "$alerts" ]] && return
+        sleep 1
+    done
+    fail "Prometheus scrapes ${found:-no} targets and evaluates ${healthy:-no} alerts, expected $1 and $alerts"
+}
+
 # Injects faults from a client on the host: one of two servers is paused while the first queries end, then Redis refuses writes in
 # three ways. No token may be lost, and only queries of the paused server may be excused.
 break_by_plan() {
@@ -201,8 +237,8 @@ trap 'exit 130' INT TERM
 
 choose_base_images
 choose_descriptors
-export API_PORT WS_PORT STATS_PORT
-API_PORT=$(free_port) WS_PORT=$(free_port) STATS_PORT=$(free_port)
+export API_PORT WS_PORT STATS_PORT PROMETHEUS_PORT
+API_PORT=$(free_port) WS_PORT=$(free_port) STATS_PORT=$(free_port) PROMETHEUS_PORT=$(free_port)
 
 say "building the images"
 if ! COMPOSE_PROFILES=load "${compose[@]}" build >"$work/build.log" 2>&1; then
@@ -231,7 +267,12 @@ find "$RESULTS_DIR" -name '*.csv' | grep -q . || fail "the client left no CSV"
 if command -v cargo >/dev/null; then
     say "gateways are scaled from 3 to 5 and to 2 during a run"
     scale_during_a_run
+    say "a sweep over numbers of gateways and deliveries"
+    sweep_the_stack
 fi
+
+say "Prometheus finds the stack"
+watch_with_prometheus "$(($(containers server | wc -l) + $(containers wsproxy | wc -l) + 1))"
 
 say "the same load on five gateways"
 "${compose[@]}" up -d --no-build --scale wsproxy=5

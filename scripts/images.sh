@@ -12,7 +12,7 @@ choose_base_images() {
     # Compose reads .env, `docker build` and `docker stack` do not.
     if grep -qs '^RUST_IMAGE=' .env; then
         set -a
-        eval "$(grep -E '^((RUST|RUNTIME|REDIS|HAPROXY)_IMAGE|NOFILE)=[A-Za-z0-9_./:@-]*$' .env)"
+        eval "$(grep -E '^((RUST|RUNTIME|REDIS|HAPROXY|PROMETHEUS)_IMAGE|NOFILE)=[A-Za-z0-9_./:@-]*$' .env)"
         set +a
         return
     fi

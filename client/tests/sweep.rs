@@ -274,6 +274,33 @@ fn a_stack_that_does_not_start_is_a_run_without_result() {
     place.no_file_is_left();
 }
 
+/// A target file of the examples.
+fn example(name: &str) -> String {
+    format!("{}/../examples/targets/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn gateways_of_different_protocols_are_compared_by_their_target_files() {
+    let mut server = Command::new("python3");
+    server.arg(example("server.py")).args(["--port", "0", "--delay-ms", "5"]).stdout(Stdio::piped());
+    let mut server = ChildGuard(server.spawn().expect("python3 is needed"));
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = format!("http://127.0.0.1:{}", line.trim().rsplit(' ').next().unwrap());
+    let place = Place::new();
+    let files = format!("target={},{}", example("websocket.toml"), example("sse.toml"));
+    let arguments =
+        ["--vary", &files, "--api-url", &url, "--clients", "2", "--queries", "2", "--repeat", "1"];
+    let output = place.sweep(&arguments).output().unwrap();
+    assert!([Some(0), Some(98)].contains(&output.status.code()), "{}", text(&output));
+    let (_, result) = place.result();
+    assert_eq!((points(&result).len(), &result["target"]), (2, &"the target of each variant".into()));
+    for point in points(&result) {
+        let figure = |key: &str| point["figures"][key].as_f64();
+        assert_eq!((figure("queries_ok"), figure("tokens_broken")), (Some(4.0), Some(0.0)), "{point}");
+    }
+}
+
 #[test]
 fn a_target_that_does_not_answer_is_named_in_the_result() {
     let place = Place::new();

@@ -20,6 +20,10 @@ pub struct SweepArgs {
     /// Continue an earlier sweep from its _sweep.json. The other options must be the same; --repeat may be larger
     #[arg(long, value_name = "FILE")]
     pub resume: Option<PathBuf>,
+    /// Play the runs on the stack that Docker Compose started, instead of a native one. The sweep changes its numbers of containers and its
+    /// variables, and restores them at the end. =PROJECT is needed if several run
+    #[arg(long, value_name = "PROJECT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub compose: Option<String>,
     /// The options of the runs.
     #[command(flatten)]
     pub run: RunArgs,

@@ -8,7 +8,7 @@ use crate::{
     cli::SweepArgs,
     run_error::{RunError, refused},
 };
-use ::stack::native::Programs;
+use ::stack::{compose::ComposeStack, native::Programs};
 use anyhow::Context;
 use clap::ArgMatches;
 use measure::sweep::{Point, Turn, order};
@@ -19,6 +19,7 @@ use report::{
     sweep_files,
 };
 use std::{
+    cell::RefCell,
     ffi::OsString,
     fmt::Write as _,
     fs, io,
@@ -86,6 +87,8 @@ pub(crate) fn sweep(
             "--resume: that sweep is complete: there is nothing to continue, except with a larger --repeat",
         ));
     }
+    let project = options.compose.as_deref().map(|project| Some(project).filter(|name| !name.is_empty()));
+    let compose = project.map(ComposeStack::find).transpose().context("--compose")?;
     if !stop.begin() {
         return Err(RunError::Interrupted);
     }
@@ -94,8 +97,17 @@ pub(crate) fn sweep(
     options.sweep.run_id.clone_from(&id);
     let Start { program, programs, .. } = *start;
     let Options { planned, output_dir, .. } = &options;
-    let player = Player { program, programs, planned, output_dir, id: &id, stop };
-    Ok(play(&options, &player, &left, turns.len()))
+    let compose = compose.map(RefCell::new);
+    let player = Player { program, programs, compose, planned, output_dir, id: &id, stop };
+    let mut swept = play(&options, &player, &left, turns.len());
+    if let (Some(compose), Swept::Played { unwritten, .. }) = (player.compose, &mut swept)
+        && let Err(error) = compose.into_inner().restore()
+    {
+        unwritten.push(format!(
+            "cannot restore the Compose stack: {error:#}: run `docker compose up -d` with its options again"
+        ));
+    }
+    Ok(swept)
 }
 
 /// Plays the runs that are left.

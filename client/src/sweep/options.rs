@@ -26,6 +26,8 @@ const REPEAT: u32 = 2;
 const MAX_REPEAT: u32 = 20;
 /// The target of a sweep that starts stacks.
 const OWN_STACK: &str = "a native stack for each run";
+/// The target of a sweep that changes a Compose stack.
+const COMPOSE_STACK: &str = "a Compose stack";
 /// Default port of the HTTP API.
 const DEFAULT_PORT: u16 = 8080;
 /// Time limit for finding out whether something listens at the default address.
@@ -37,6 +39,8 @@ pub(super) struct Options {
     pub(super) sweep: Sweep,
     /// One entry per variant.
     pub(super) planned: Vec<Planned>,
+    /// The Compose project whose containers change for each run, or an empty text for the only one.
+    pub(super) compose: Option<String>,
     /// Finished runs of the sweep that continues.
     pub(super) earlier: Vec<Point>,
     /// Directory for the files.
@@ -54,7 +58,7 @@ pub(super) struct Options {
 pub(super) struct Planned {
     /// Options of its runs.
     pub(super) run: RunArgs,
-    /// The stack that each of its runs gets. `None`: the target runs already.
+    /// The stack that each of its runs gets. `None`: the target runs already, and nothing of it changes.
     pub(super) stack: Option<StackSetup>,
 }
 
@@ -95,17 +99,20 @@ impl Options {
         errors.check(())?;
         let seed = earlier.as_ref().map_or(drawn_seed, |earlier| earlier.seed);
         let mut planned = planned(&variants, &settings, line)?;
-        refuse_unusable(&planned, &settings, matches)?;
+        refuse_unusable(&planned, &settings, args.compose.is_some(), matches)?;
         let configs = configs(&planned, &variants, cores, seed)?;
         let needs_stack = settings.iter().any(|(_, setting)| setting.is_of_stack());
         let names_stack = planned.iter().any(|planned| planned.run.fault_stack.is_some());
-        let own_stack = needs_stack || (is_free(&configs) && !varies_target(&settings) && !names_stack);
+        let own_stack = needs_stack
+            || args.compose.is_some()
+            || (is_free(&configs) && !varies_target(&settings) && !names_stack);
         for planned in &mut planned {
             planned.run.seed = planned.run.seed.or(Some(seed));
             planned.stack = planned.stack.take().filter(|_| own_stack);
         }
         let first = configs.first().map(|config| &config.plan);
         let target = match first {
+            _ if args.compose.is_some() => COMPOSE_STACK.to_owned(),
             _ if own_stack => OWN_STACK.to_owned(),
             _ if varies_target(&settings) => "the target of each variant".to_owned(),
             _ if configs.iter().any(|config| config.embedded) => "embedded".to_owned(),
@@ -133,6 +140,7 @@ impl Options {
         Ok(Self {
             sweep,
             planned,
+            compose: args.compose.clone(),
             earlier: earlier.into_iter().filter(Point::is_finished).collect(),
             output_dir: run.output_dir.unwrap_or_else(|| "results".into()),
             name: run.name.unwrap_or_else(|| "sweep".to_owned()),
@@ -210,9 +218,14 @@ fn run(words: &[OsString], dotenv: &Variables) -> Result<RunArgs, String> {
 fn refuse_unusable(
     planned: &[Planned],
     settings: &[(String, Setting)],
+    is_compose: bool,
     matches: &ArgMatches,
 ) -> Result<(), ConfigErrors> {
     let mut errors = ConfigErrors::default();
+    let native = settings.iter().filter(|(_, setting)| is_compose && setting.is_native());
+    for (name, _) in native {
+        errors.push(format!("--vary {name} is a setting of native stacks: remove it, or --compose"));
+    }
     let Some(run) = planned.first().map(|planned| &planned.run) else { return Ok(()) };
     if run.control.is_some() || run.shard.is_some() || run.on.is_some() {
         errors.push("the runs of a sweep are played on this machine: remove --control, --shard and --on");
@@ -224,21 +237,25 @@ fn refuse_unusable(
         errors.push("--keep-results counts runs, and a sweep is several runs: remove --keep-results");
     }
     let of_stack = settings.iter().find(|(_, setting)| setting.is_of_stack());
+    let of_stack = match (is_compose, of_stack) {
+        (true, _) => Some(("--compose".to_owned(), "a Compose stack")),
+        (false, of_stack) => {
+            of_stack.map(|(name, _)| (format!("--vary {name}"), "a native stack that the sweep starts"))
+        }
+    };
     let target = planned.iter().any(|planned| {
         let run = &planned.run;
         let has_url = !run.api_url.is_empty() || !run.wsproxy_url.is_empty();
         has_url || run.target.is_some() || run.embedded || run.fault_stack.is_some()
     });
-    if let Some((name, _)) = of_stack.filter(|_| target) {
+    if let Some((option, stack)) = of_stack.filter(|_| target) {
         let given = |key: &str| matches.value_source(key) == Some(ValueSource::CommandLine);
         let flags = ["api_url", "wsproxy_url", "target", "embedded", "fault_stack"]
             .into_iter()
             .filter(|key| given(key));
         let flags: Vec<_> = flags.map(|key| format!("--{}", key.replace('_', "-"))).collect();
         let flags = if flags.is_empty() { "the target".to_owned() } else { flags.join(" and ") };
-        errors.push(format!(
-            "--vary {name} changes a native stack that the sweep starts for each run: remove {flags}, or --vary {name}"
-        ));
+        errors.push(format!("{option} changes {stack} for each run: remove {flags}, or {option}"));
     }
     errors.check(())
 }

@@ -1,12 +1,13 @@
-//! Plays one run of a sweep: starts a stack if it needs one, starts the run, and reads its summary.
+//! Plays one run of a sweep: starts or changes a stack if it needs one, starts the run, and reads its summary.
 
-use super::{child::RunProcess, options::Planned, stack::OwnStack};
+use super::{child::RunProcess, options::Planned, settings::StackSetup, stack::OwnStack};
 use crate::cli::RunArgs;
-use ::stack::native::Programs;
+use ::stack::{compose::ComposeStack, native::Programs};
 use anyhow::Context;
 use measure::sweep::{Point, Turn, Unfinished};
 use plan::Stop;
 use std::{
+    cell::RefCell,
     fs::{self, File},
     io::{Read, Seek},
     path::{Path, PathBuf},
@@ -22,6 +23,8 @@ pub(super) struct Player<'a> {
     pub(super) program: &'a Path,
     /// Programs of servers and gateways.
     pub(super) programs: &'a Programs,
+    /// The Compose stack that changes for each run.
+    pub(super) compose: Option<RefCell<ComposeStack>>,
     /// The variants.
     pub(super) planned: &'a [Planned],
     /// Directory of the sweep's files.
@@ -30,6 +33,16 @@ pub(super) struct Player<'a> {
     pub(super) id: &'a str,
     /// Stops the sweep.
     pub(super) stop: &'a Stop,
+}
+
+/// The stack of one run.
+struct Stack {
+    api_urls: Vec<String>,
+    ws_urls: Vec<String>,
+    /// The name by which the run finds it.
+    name: String,
+    /// A native one, which ends with this value.
+    _own: Option<OwnStack>,
 }
 
 impl Player<'_> {
@@ -44,9 +57,7 @@ impl Player<'_> {
 
     fn result(&self, turn: Turn) -> anyhow::Result<Option<Point>> {
         let planned = self.planned.get(turn.variant - 1).context("there is no such variant")?;
-        let start =
-            |setup| OwnStack::start(setup, self.programs, self.stop).context("the stack did not start");
-        let stack = planned.stack.as_ref().map(start).transpose()?;
+        let stack = planned.stack.as_ref().map(|setup| self.stack(setup)).transpose()?;
         let name = format!("v{:03}-r{}", turn.variant, turn.repetition);
         let run = self.options(planned, stack.as_ref(), &name);
         let mut log = tempfile::tempfile().context("cannot create a temporary file")?;
@@ -67,7 +78,22 @@ impl Player<'_> {
         }
     }
 
-    fn options(&self, planned: &Planned, stack: Option<&OwnStack>, name: &str) -> RunArgs {
+    fn stack(&self, setup: &StackSetup) -> anyhow::Result<Stack> {
+        let Some(compose) = &self.compose else {
+            let own = OwnStack::start(setup, self.programs, self.stop).context("the stack did not start")?;
+            let (api_urls, ws_urls) = own.urls();
+            let name = own.directory().to_string_lossy().into_owned();
+            return Ok(Stack { api_urls, ws_urls, name, _own: Some(own) });
+        };
+        let mut compose = compose.borrow_mut();
+        let is_stopped = || self.stop.starting.is_cancelled();
+        let changed = compose.change(setup.servers, setup.proxies, &setup.environment, &is_stopped);
+        changed.context("the Compose stack cannot be changed")?;
+        let (api_urls, ws_urls) = compose.urls()?;
+        Ok(Stack { api_urls, ws_urls, name: format!("compose:{}", compose.project()), _own: None })
+    }
+
+    fn options(&self, planned: &Planned, stack: Option<&Stack>, name: &str) -> RunArgs {
         let run = RunArgs {
             name: Some(name.to_owned()),
             output_dir: Some(self.output_dir.join(self.id)),
@@ -75,9 +101,12 @@ impl Player<'_> {
             ..planned.run.clone()
         };
         let Some(stack) = stack else { return run };
-        let (api_url, wsproxy_url) = stack.urls();
-        let directory = stack.directory().to_string_lossy().into_owned();
-        RunArgs { api_url, wsproxy_url, fault_stack: Some(directory), ..run }
+        RunArgs {
+            api_url: stack.api_urls.clone(),
+            wsproxy_url: stack.ws_urls.clone(),
+            fault_stack: Some(stack.name.clone()),
+            ..run
+        }
     }
 
     /// Returns the summary of the run with this name and the common start of its files' names, if it wrote one.

@@ -88,13 +88,13 @@ pub(super) enum StackSetting {
     BinDir,
 }
 
-/// The native stack of a variant, without ports and directories.
+/// The stack of a variant, without ports and directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StackSetup {
-    /// Number of servers.
-    pub(super) servers: u16,
-    /// Number of gateways.
-    pub(super) proxies: u16,
+    /// Number of servers, if it varies.
+    pub(super) servers: Option<u16>,
+    /// Number of gateways, if it varies.
+    pub(super) proxies: Option<u16>,
     /// Number of HAProxies.
     pub(super) haproxies: u16,
     /// Worker threads of each server.
@@ -113,8 +113,8 @@ impl Default for StackSetup {
     /// Returns the stack that `stack up` starts.
     fn default() -> Self {
         Self {
-            servers: 2,
-            proxies: 3,
+            servers: None,
+            proxies: None,
             haproxies: 1,
             server_workers: None,
             persistence: Persistence::default(),
@@ -160,6 +160,11 @@ impl Setting {
     pub(super) const fn is_of_stack(&self) -> bool {
         matches!(self, Self::Stack(_) | Self::Variable { .. })
     }
+
+    /// Returns whether only a native stack has the setting.
+    pub(super) const fn is_native(&self) -> bool {
+        matches!(self, Self::Stack(setting) if !matches!(setting, StackSetting::Servers | StackSetting::Gateways))
+    }
 }
 
 impl StackSetup {
@@ -182,8 +187,8 @@ impl StackSetup {
             parsed.ok_or_else(|| format!("invalid number \"{value}\": expected 1 to {most}"))
         };
         match setting {
-            StackSetting::Servers => self.servers = count(64)?,
-            StackSetting::Gateways => self.proxies = count(64)?,
+            StackSetting::Servers => self.servers = Some(count(64)?),
+            StackSetting::Gateways => self.proxies = Some(count(64)?),
             StackSetting::Haproxies => self.haproxies = count(16)?,
             StackSetting::ServerWorkers => self.server_workers = Some(count(256)?.into()),
             StackSetting::Persistence => {
@@ -350,7 +355,10 @@ mod tests {
             let error = apply(name, value).unwrap_err();
             assert!(error.contains(why), "{name}={value}: {error}");
         }
-        assert_eq!((setup.servers, setup.proxies, setup.haproxies, setup.relays), (1, 64, 2, true));
+        assert_eq!(
+            (setup.servers, setup.proxies, setup.haproxies, setup.relays),
+            (Some(1), Some(64), 2, true)
+        );
         assert_eq!(setup.environment, [("DELIVERY".to_owned(), "pubsub".to_owned())]);
     }
 }

@@ -1,10 +1,12 @@
-//! Docker's command line, as far as faults and the inventory need it: the containers of a Compose project, and commands on one
-//! container. It starts no project and removes nothing.
+//! Docker's command line, as far as faults, scaling and the inventory need it: the containers of a Compose project, and commands on one
+//! container. It starts no project.
 
 mod bounded;
+mod source;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+pub(crate) use source::Source;
 use std::{
     collections::BTreeMap,
     process::Command,
@@ -116,13 +118,14 @@ pub(crate) fn read_within(arguments: &[String], timeout: Duration) -> anyhow::Re
     call(arguments, timeout, &arguments[0])
 }
 
-/// Runs `docker compose` with these arguments, or `docker-compose` if Docker does not have that command. Takes at most two minutes.
-pub(crate) fn compose(arguments: &[String]) -> anyhow::Result<()> {
+/// Runs `docker compose` with these arguments and further variables, or `docker-compose` if Docker does not have that command. Takes at
+/// most two minutes.
+pub(crate) fn compose(arguments: &[String], variables: &[(String, String)]) -> anyhow::Result<()> {
     let has_plugin = bounded::output(Command::new("docker").args(["compose", "version"]), READ_TIMEOUT)
         .is_ok_and(|output| output.status.success());
     let (program, first) = if has_plugin { ("docker", Some("compose")) } else { ("docker-compose", None) };
     let mut command = Command::new(program);
-    command.args(first).args(arguments);
+    command.args(first).args(arguments).envs(variables.iter().cloned());
     run(&mut command, CHANGE_TIMEOUT, &format!("docker compose {}", arguments.join(" "))).map(drop)
 }
 

@@ -4,6 +4,7 @@
 
 pub mod autoscale;
 mod autoscaling;
+pub mod compose;
 pub mod control;
 mod docker;
 pub mod embedded;

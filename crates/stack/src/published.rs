@@ -58,7 +58,7 @@ fn same_container_port(ports: &PublishedPorts, address: SocketAddr) -> Vec<Socke
 }
 
 /// Returns the loopback address of a binding. `None` if it is bound to another address.
-fn on_loopback(binding: &PortBinding) -> Option<SocketAddr> {
+pub(crate) fn on_loopback(binding: &PortBinding) -> Option<SocketAddr> {
     let port = binding.host_port.parse().ok()?;
     let address = match binding.host_ip.as_str() {
         // All addresses of the host, with a single proxy.

@@ -23,7 +23,7 @@ fn settings_of_stack_and_run_are_combined() {
     let played = |index: usize| {
         let Planned { run, stack } = &options.planned[index];
         let stack = stack.as_ref().unwrap();
-        (run.clients, run.queries, run.seed, stack.proxies, stack.environment[0].1.as_str())
+        (run.clients, run.queries, run.seed, stack.proxies.unwrap(), stack.environment[0].1.as_str())
     };
     assert_eq!(played(0), (Some(5), Some(3), Some(7), 1, "log"));
     assert_eq!(played(7), (Some(6), Some(3), Some(7), 2, "pubsub"));
@@ -44,6 +44,17 @@ fn a_given_target_is_used_as_it_is() {
     .unwrap();
     assert_eq!(gateways.planned[1].run.wsproxy_url, ["ws://127.0.0.1:8"]);
     assert!(gateways.planned.iter().all(|planned| planned.stack.is_none()));
+}
+
+#[test]
+fn a_compose_stack_is_changed_for_each_run() {
+    let options = options("--compose=load --vary wsproxy=1,2 --vary MAX_STREAMS=5 --clients 3").unwrap();
+    assert_eq!((options.compose.as_deref(), options.sweep.target.as_str()), (Some("load"), COMPOSE_STACK));
+    let stack = options.planned[1].stack.as_ref().unwrap();
+    assert_eq!((stack.servers, stack.proxies), (None, Some(2)), "the number of servers stays");
+    assert_eq!(stack.environment, [("MAX_STREAMS".to_owned(), "5".to_owned())]);
+    let only = super::tests::options("--compose --vary clients=1,2").unwrap();
+    assert!(only.compose.as_deref() == Some("") && only.planned[0].stack.is_some());
 }
 
 #[test]
@@ -69,6 +80,11 @@ fn what_a_sweep_cannot_do_is_refused() {
         ("--vary wsproxy=1,2 --target centrifugo", "remove --target, or --vary wsproxy"),
         ("--vary delivery=log,pubsub --embedded", "remove --embedded, or --vary delivery"),
         ("--vary wsproxy=1,2 --fault-stack x", "remove --fault-stack"),
+        ("--compose --vary clients=1,2 --api-url http://127.0.0.1:9", "remove --api-url, or --compose"),
+        (
+            "--compose --vary relays=yes,no",
+            "--vary relays is a setting of native stacks: remove it, or --compose",
+        ),
         ("--vary wsproxy=1,99", "--vary wsproxy: invalid number \"99\": expected 1 to 64"),
         ("--vary delivery=log,pigeon", "--vary delivery: invalid value \"pigeon\""),
         ("--vary clients=5,0 --embedded", "clients=0: --clients 0"),

@@ -51,8 +51,12 @@ pub(super) fn inject(project: Option<&str>, fault: &Fault) -> anyhow::Result<Inj
 
 /// Changes the number of containers of a role. Returns when the new ones are healthy and the removed ones have drained.
 pub(super) fn scale(project: Option<&str>, role: Role, counts: Counts) -> anyhow::Result<Scaled> {
-    let service = Target::Instance(role, InstanceSelector::All);
-    compose_scaling::scale(role, counts, || choose(docker::containers(project)?, project, service))
+    compose_scaling::scale(role, counts, || containers(project, role))
+}
+
+/// Returns the containers of a role; at least one.
+pub(crate) fn containers(project: Option<&str>, role: Role) -> anyhow::Result<Vec<Container>> {
+    choose(docker::containers(project)?, project, Target::Instance(role, InstanceSelector::All))
 }
 
 /// Checks that the project has the target of a fault.
@@ -69,8 +73,7 @@ pub(super) fn check(project: Option<&str>, fault: &Fault) -> anyhow::Result<()> 
 /// Maps the names that servers state to their names in faults. With compose.yaml a server states the host name of its container,
 /// because a container does not know its number.
 pub(super) fn stated_names(project: Option<&str>) -> anyhow::Result<BTreeMap<String, String>> {
-    let servers =
-        choose(docker::containers(project)?, project, Target::Instance(Role::Server, InstanceSelector::All))?;
+    let servers = containers(project, Role::Server)?;
     let named = |container: &Container| {
         Ok((format!("server-{}", container.inspect("{{.Config.Hostname}}")?), container.name()))
     };

@@ -2,7 +2,7 @@
 //! DNS of Docker. A container that is removed gets SIGTERM and drains; Compose waits for it.
 
 use crate::{
-    docker::{self, Container},
+    docker::{self, Container, Source},
     role::Role,
     scaling::{ColdStart, Counts, STEP, Scaled},
 };
@@ -10,7 +10,6 @@ use anyhow::{Context, bail};
 use host::unix_time;
 use std::{
     collections::BTreeSet,
-    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -19,51 +18,6 @@ use std::{
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of containers that HAProxy has room for: the slots in backends-docker.cfg.
 const MAX_CONTAINERS: u16 = 64;
-
-/// Where Compose finds the configuration of a project, from the labels of its containers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Source {
-    project: String,
-    directory: String,
-    files: String,
-}
-
-impl Source {
-    fn of(container: &Container) -> anyhow::Result<Self> {
-        let label = |name: &str| {
-            let value = container
-                .inspect(&format!("{{{{index .Config.Labels \"com.docker.compose.project.{name}\"}}}}"))?;
-            if value.is_empty() {
-                bail!(
-                    "Docker does not know the {name} of Compose project {}: use `docker compose up -d --no-recreate --scale` yourself",
-                    container.project
-                );
-            }
-            anyhow::Ok(value)
-        };
-        Ok(Self {
-            project: container.project.clone(),
-            directory: label("working_dir")?,
-            files: label("config_files")?,
-        })
-    }
-
-    /// Returns the arguments of `docker compose` that set the number of a role's containers. Other services are left alone, and
-    /// containers that run are not replaced.
-    fn arguments(&self, role: Role, count: u16) -> Vec<String> {
-        let mut arguments = vec!["--project-name".to_owned(), self.project.clone()];
-        arguments.extend(["--project-directory".to_owned(), self.directory.clone()]);
-        for file in self.files.split(',') {
-            // docker-compose 1 stores names relative to the directory.
-            let path = Path::new(&self.directory).join(file);
-            arguments.extend(["--file".to_owned(), path.to_string_lossy().into_owned()]);
-        }
-        arguments.extend(docker::words(&format!(
-            "up --detach --no-recreate --no-deps --no-build --scale {role}={count} {role}"
-        )));
-        arguments
-    }
-}
 
 /// Changes the number of containers of a role, at once or in steps. `containers`: lists those of the role. A step begins a second after
 /// the previous one, or later if that one takes longer, as it does while a container drains.
@@ -104,7 +58,8 @@ fn scale_once(
     let elapsed_ms = || commanded.elapsed().as_secs_f64() * 1e3;
     let before = containers()?;
     let source = Source::of(before.first().context("the service has no container")?)?;
-    docker::compose(&source.arguments(role, count))?;
+    // Containers that run are not replaced.
+    docker::compose(&source.up("--no-recreate", &[(role, count)]), &[])?;
     let after = containers()?;
     let (new, removed) = changes(&before, &after);
     let mut started = Vec::new();
@@ -152,18 +107,6 @@ mod tests {
             state: "running".into(),
             is_only: false,
         }
-    }
-
-    #[test]
-    fn the_command_leaves_other_containers_alone() {
-        let source = Source {
-            project: "load".into(),
-            directory: "/srv/x".into(),
-            files: "compose.yaml,/etc/more.yaml".into(),
-        };
-        let expected = "--project-name load --project-directory /srv/x --file /srv/x/compose.yaml --file /etc/more.yaml \
-                        up --detach --no-recreate --no-deps --no-build --scale wsproxy=6 wsproxy";
-        assert_eq!(source.arguments(Role::Wsproxy, 6).join(" "), expected);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::{
 use anyhow::bail;
 use std::collections::BTreeMap;
 
+pub(crate) use compose::containers as stack_containers;
+
 /// Injects a fault and blocks until it is in force: a killed process is gone, a restarted one is ready again, a paused one is
 /// stopped. A fault with a duration (a pause, a half-open link) ends later, in the background.
 ///
