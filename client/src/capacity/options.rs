@@ -7,7 +7,7 @@ use crate::{
 use measure::capacity::{Limits, Slo, StepSettings};
 use report::capacity::{CapacityResult, Unit};
 use settings::duration;
-use std::{path::Path, time::Duration};
+use std::{ops::RangeInclusive, path::Path, time::Duration};
 
 /// The objective if none is given: answers take at most half as long again as they would without any delay.
 const DEFAULT_SLO: &str = "e2el_ms:p99<1.5x";
@@ -47,70 +47,12 @@ impl Options {
         if args.run.queries.is_some() && by != Unit::SessionRate {
             errors.push("the sessions of a search send queries until they end: remove --queries, or use --by session-rate".to_owned());
         }
-        let unit = if by == Unit::SessionRate { 0.1 } else { 1.0 };
-        let given = args.slo.iter().flat_map(|text| measure::threshold::split(text));
-        let mut slos: Vec<Slo> = Vec::new();
-        for text in given {
-            match text.parse() {
-                Ok(slo) => slos.push(slo),
-                Err(error) => errors.push(format!("--slo: {error}")),
-            }
-        }
-        if slos.is_empty() {
-            slos.extend(DEFAULT_SLO.parse());
-        }
-        let mut seconds =
-            |flag: &str, text: &Option<DurationText>, default: u64, range: std::ops::RangeInclusive<u64>| {
-                let Some(text) = text else { return default };
-                let parsed = duration::parse(text.as_str())
-                    .filter(|time| time.subsec_nanos() == 0)
-                    .map(|time| time.as_secs());
-                parsed.filter(|seconds| range.contains(seconds)).unwrap_or_else(|| {
-                    let (least, most) = (range.start(), range.end());
-                    errors.push(format!(
-                    "invalid duration \"{text}\" for {flag}: expected whole seconds from {least}s to {most}s"
-                ));
-                    default
-                })
-            };
-        let window_s = seconds("--step", &args.step, 10, 1..=3600);
-        let warm_up_s = seconds("--warm-up", &args.warm_up, 3, 1..=3600);
-        let time_limit = Duration::from_secs(seconds("--time-limit", &args.time_limit, 1800, 10..=86_400));
-        let mut within =
-            |flag: &str, value: Option<f64>, default: f64, range: std::ops::RangeInclusive<f64>| {
-                let value = value.unwrap_or(default);
-                if !range.contains(&value) {
-                    errors.push(format!(
-                        "{flag} {value} is out of range: expected {} to {}",
-                        range.start(),
-                        range.end()
-                    ));
-                }
-                value
-            };
-        let most = plan::schedule::MAX_PLANNED as f64;
-        let from = within("--from", args.from, if by == Unit::SessionRate { 1.0 } else { 8.0 }, unit..=most);
-        let mut to = within("--to", args.to, 100_000.0, unit..=most);
-        let precision = within("--precision", args.precision, 5.0, 0.5..=50.0) / 100.0;
-        if by == Unit::SessionRate && to * time_limit.as_secs_f64() > most {
-            if args.to.is_some() {
-                errors.push(format!(
-                    "--to {to} makes more than {most} sessions within --time-limit: lower one of them"
-                ));
-            }
-            to = (most / time_limit.as_secs_f64() / unit).floor() * unit;
-        }
-        if from > to {
-            errors.push(format!("--from {from} is more than --to {to}: lower the first or raise the second"));
-        }
-        if unit == 1.0 && (from.fract() != 0.0 || to.fract() != 0.0) {
-            errors.push("--from and --to are numbers of sessions: expected whole numbers".to_owned());
-        }
-        let steps = args.max_steps.unwrap_or(60);
-        if !(1..=200).contains(&steps) {
-            errors.push(format!("--max-steps {steps} is out of range: expected 1 to 200"));
-        }
-        let limits = Limits { from, to, unit, precision, steps: steps as usize };
+        let slos = slos(&args.slo, &mut errors);
+        let window_s = seconds("--step", args.step.as_ref(), 10, 1..=3600, &mut errors);
+        let warm_up_s = seconds("--warm-up", args.warm_up.as_ref(), 3, 1..=3600, &mut errors);
+        let time_limit_s = seconds("--time-limit", args.time_limit.as_ref(), 1800, 10..=86_400, &mut errors);
+        let time_limit = Duration::from_secs(time_limit_s);
+        let limits = limits(args, by, time_limit, &mut errors);
         let mut read = |flag: &str, path: &Option<std::path::PathBuf>| {
             let path: &Path = path.as_deref()?;
             CapacityResult::read(path).map_err(|error| errors.push(format!("{flag}: {error}"))).ok()
@@ -142,6 +84,76 @@ impl Options {
             Unit::Sessions | Unit::Tokens => RunArgs { clients: Some(load as i64), ..run },
         }
     }
+}
+
+/// Reads the objectives, or the default one.
+fn slos(given: &[String], errors: &mut Vec<String>) -> Vec<Slo> {
+    let mut slos: Vec<Slo> = Vec::new();
+    for text in given.iter().flat_map(|text| measure::threshold::split(text)) {
+        match text.parse() {
+            Ok(slo) => slos.push(slo),
+            Err(error) => errors.push(format!("--slo: {error}")),
+        }
+    }
+    if slos.is_empty() {
+        slos.extend(DEFAULT_SLO.parse());
+    }
+    slos
+}
+
+/// Reads a duration in whole seconds, or `default` if there is none.
+fn seconds(
+    flag: &str,
+    text: Option<&DurationText>,
+    default: u64,
+    range: RangeInclusive<u64>,
+    errors: &mut Vec<String>,
+) -> u64 {
+    let Some(text) = text else { return default };
+    let parsed = duration::parse(text.as_str()).filter(|time| time.subsec_nanos() == 0);
+    parsed.map(|time| time.as_secs()).filter(|seconds| range.contains(seconds)).unwrap_or_else(|| {
+        let (least, most) = (range.start(), range.end());
+        errors.push(format!(
+            "invalid duration \"{text}\" for {flag}: expected whole seconds from {least}s to {most}s"
+        ));
+        default
+    })
+}
+
+/// Reads the range of loads, the precision and the number of steps.
+fn limits(args: &CapacityArgs, by: Unit, time_limit: Duration, errors: &mut Vec<String>) -> Limits {
+    let mut within = |flag: &str, value: Option<f64>, default: f64, range: RangeInclusive<f64>| {
+        let value = value.unwrap_or(default);
+        if !range.contains(&value) {
+            let (least, most) = (range.start(), range.end());
+            errors.push(format!("{flag} {value} is out of range: expected {least} to {most}"));
+        }
+        value
+    };
+    let most = plan::schedule::MAX_PLANNED as f64;
+    let (unit, first) = if by == Unit::SessionRate { (0.1, 1.0) } else { (1.0, 8.0) };
+    let from = within("--from", args.from, first, unit..=most);
+    let mut to = within("--to", args.to, 100_000.0, unit..=most);
+    let precision = within("--precision", args.precision, 5.0, 0.5..=50.0) / 100.0;
+    if by == Unit::SessionRate && to * time_limit.as_secs_f64() > most {
+        if args.to.is_some() {
+            errors.push(format!(
+                "--to {to} makes more than {most} sessions within --time-limit: lower one of them"
+            ));
+        }
+        to = (most / time_limit.as_secs_f64() / unit).floor() * unit;
+    }
+    if from > to {
+        errors.push(format!("--from {from} is more than --to {to}: lower the first or raise the second"));
+    }
+    if unit == 1.0 && (from.fract() != 0.0 || to.fract() != 0.0) {
+        errors.push("--from and --to are numbers of sessions: expected whole numbers".to_owned());
+    }
+    let steps = args.max_steps.unwrap_or(60);
+    if !(1..=200).contains(&steps) {
+        errors.push(format!("--max-steps {steps} is out of range: expected 1 to 200"));
+    }
+    Limits { from, to, unit, precision, steps: steps as usize }
 }
 
 /// Returns an error for each option of the run that the search determines.
