@@ -124,8 +124,8 @@ fn events(out: &mut TextBuilder, query: &StoredQuery, all_tokens: bool) {
     let mut known = |at: Option<f64>, what: &str, detail: String| {
         lines.extend(at.map(|at| line(at, what, detail)));
     };
-    let run = if query.accepted_s.is_some() { "POST /run" } else { "POST /run, without a response" };
-    known(query.sent_s, "sent", run.to_owned());
+    let response = if query.accepted_s.is_some() { "" } else { "without a response" };
+    known(query.sent_s, "sent", response.to_owned());
     known(
         query.accepted_s,
         "accepted",
