@@ -85,6 +85,16 @@ fn the_ceiling_of_a_server_is_found_and_compared() {
         summary["verdict_reason"].as_str().unwrap().contains("the search for the ceiling ended"),
         "{summary:#}"
     );
+    // If the time had not been enough, the same steps would be an answer for a lower precision.
+    let mut unfinished = result.clone();
+    unfinished["end"] = "out_of_time".into();
+    fs::write(&path, unfinished.to_string()).unwrap();
+    let accepted = tempfile::tempdir().unwrap();
+    let resume = ["--precision", "50", "--resume", path.to_str().unwrap()];
+    let output = search(&server, accepted.path(), &resume).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let (_, answer) = found(accepted.path());
+    assert_eq!((&answer["end"], &answer["steps"]), (&"found".into(), &result["steps"]));
     // A search that ends with fewer sessions than the baseline fails.
     let mut higher = result;
     for key in ["ceiling", "ceiling_low", "ceiling_high"] {

@@ -20,7 +20,8 @@ use report::{
     output::{Finished, run_id},
 };
 use std::{
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock, mpsc::sync_channel},
     thread,
     time::Duration,
@@ -65,6 +66,12 @@ pub(crate) fn capacity(
     let toml = config.options();
     let base = config.output.dir.join(run_id(&config.output.name, started_at));
     check_earlier(&options, &pilot, &target, &toml)?;
+    let begun = Begun { options, target, toml, cores };
+    if is_accepted(&begun.options, &pilot) {
+        let _ = fs::create_dir_all(&config.output.dir);
+        return Ok(begun.found(&pilot, End::Found, &base, (Vec::new(), Vec::new()), None));
+    }
+    let options = &begun.options;
     let unit = options.by.of_load();
     let quiet = args.run.quiet;
     let report = |number: usize, step: &Step, ceiling: &Ceiling| {
@@ -76,7 +83,8 @@ pub(crate) fn capacity(
         let slos: Vec<_> = options.slos.iter().map(|slo| slo.text.as_str()).collect();
         let limit = options.time_limit.as_secs();
         messages::print_stderr(&format!(
-            "searching the ceiling of {target} in {unit}: {} in every step, at most {limit} s",
+            "searching the ceiling of {} in {unit}: {} in every step, at most {limit} s",
+            begun.target,
             slos.join(" ")
         ));
     }
@@ -84,30 +92,64 @@ pub(crate) fn capacity(
     let steered = Steered { config, pilot, is_rate: options.by == Unit::SessionRate, step: options.step };
     let Played { finished, pilot, end, failed } = play(steered, &report, stop, started_at);
     // A run that failed at its end still showed what its steps showed.
-    let (base, mut unwritten, run_files) = match finished {
+    let (base, unwritten, run_files) = match finished {
         Ok(finished) => (finished.base, finished.unwritten, finished.files),
         Err(error) if pilot.steps().len() == known => return Err(error),
         Err(error) => (base, vec![format!("the run has no result: {error}")], Vec::new()),
     };
-    let ceiling = pilot.search().ceiling();
-    let limit = Limit::of(pilot.steps(), &ceiling, Some(end), cores as f64);
-    let search = Search {
-        run_id: base.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        target,
-        by: options.by,
-        objectives: options.slos.iter().map(|slo| slo.text.clone()).collect(),
-        step: options.step,
-        limits: options.limits,
-        options: toml,
-    };
-    let result = CapacityResult::new(search, Known { ceiling, end, limit, steps: pilot.steps() });
-    let mut files = capacity_files::write(&result, &base).unwrap_or_else(|error| {
-        unwritten.push(error.to_string());
-        Vec::new()
-    });
-    files.extend(run_files);
-    let fell = options.baseline.as_ref().and_then(|baseline| result.fell_from(baseline));
-    Ok(Found { result, files, unwritten, fell, failed })
+    Ok(begun.found(&pilot, end, &base, (unwritten, run_files), failed))
+}
+
+/// What a search is, before its run.
+struct Begun {
+    options: Options,
+    target: String,
+    /// The options of the run.
+    toml: String,
+    cores: usize,
+}
+
+impl Begun {
+    /// Writes the result. `run`: what could not be written of the run, each with the reason, and its files.
+    fn found(
+        self,
+        pilot: &Pilot,
+        end: End,
+        base: &Path,
+        run: (Vec<String>, Vec<PathBuf>),
+        failed: Option<String>,
+    ) -> Found {
+        let Self { options, target, toml, cores } = self;
+        let (mut unwritten, run_files) = run;
+        let ceiling = pilot.search().ceiling();
+        let limit = Limit::of(pilot.steps(), &ceiling, Some(end), cores as f64);
+        let search = Search {
+            run_id: base.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            target,
+            by: options.by,
+            objectives: options.slos.iter().map(|slo| slo.text.clone()).collect(),
+            step: options.step,
+            limits: options.limits,
+            options: toml,
+        };
+        let result = CapacityResult::new(search, Known { ceiling, end, limit, steps: pilot.steps() });
+        let mut files = capacity_files::write(&result, base).unwrap_or_else(|error| {
+            unwritten.push(error.to_string());
+            Vec::new()
+        });
+        files.extend(run_files);
+        let fell = options.baseline.as_ref().and_then(|baseline| result.fell_from(baseline));
+        Found { result, files, unwritten, fell, failed }
+    }
+}
+
+/// Returns whether the steps of an earlier search, which ended without an answer, are enough for the precision that is asked for now.
+fn is_accepted(options: &Options, pilot: &Pilot) -> bool {
+    let had_no_answer = options
+        .earlier
+        .as_ref()
+        .is_some_and(|earlier| matches!(earlier.end, End::OutOfTime | End::OutOfSteps | End::Interrupted));
+    had_no_answer && pilot.search().next() == Err(End::Found)
 }
 
 /// Checks that the options are those of the earlier searches, and that a search to be continued has not ended.
@@ -120,7 +162,8 @@ fn check_earlier(options: &Options, pilot: &Pilot, target: &str, toml: &str) -> 
             return Err(refused(&error));
         }
     }
-    if !pilot.steps().is_empty() && pilot.search().next().is_err() {
+    let is_complete = !pilot.steps().is_empty() && pilot.search().next().is_err();
+    if is_complete && !is_accepted(options, pilot) {
         return Err(refused("--resume: that search is complete: there is nothing to continue"));
     }
     Ok(())

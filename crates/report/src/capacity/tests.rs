@@ -61,7 +61,13 @@ fn each_end_has_its_headline_and_exit_code() {
             "INVALID  The generator is the limit: the system holds at least 98 sessions",
             98,
         ),
-        (End::OutOfSteps, "INVALID  The steps were not enough", 98),
+        (End::OutOfSteps, "INVALID  The steps were not enough for the precision. So far: 100 sessions", 98),
+        (
+            End::OutOfSteps,
+            "Continue with --resume and a larger --max-steps, or accept this interval with",
+            98,
+        ),
+        (End::OutOfTime, "Continue with --resume, or accept this interval with --resume --precision 5.", 98),
         (End::Interrupted, "INTERRUPTED  So far: 100 sessions", 105),
     ] {
         let result = result(Unit::Sessions, end);

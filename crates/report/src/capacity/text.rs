@@ -75,6 +75,12 @@ pub(super) fn interval(result: &CapacityResult) -> String {
     }
 }
 
+/// Returns the lowest precision, in percent and a multiple of 5, that the interval has. `None` if it is wider than any that can be asked for.
+fn wide_precision(result: &CapacityResult) -> Option<f64> {
+    let width = (result.ceiling_high? - result.ceiling_low) / result.ceiling;
+    Some((width * 20.0).ceil() * 5.0).filter(|&percent| percent <= 50.0)
+}
+
 fn headline(result: &CapacityResult) -> (&'static str, String) {
     let interval = interval(result);
     let confidence = format!("with a probability of {:.0} %", result.confidence * 100.0);
@@ -102,15 +108,21 @@ fn headline(result: &CapacityResult) -> (&'static str, String) {
                 "The generator is the limit: the system holds {interval}. Use a larger machine for the generator."
             ),
         ),
-        End::OutOfSteps => {
-            ("INVALID", format!("The steps were not enough for the precision. So far: {so_far}."))
+        End::OutOfSteps | End::OutOfTime => {
+            let (what, more) = match result.end {
+                End::OutOfSteps => ("steps were", " and a larger --max-steps"),
+                _ => ("time was", ""),
+            };
+            let accept = wide_precision(result)
+                .map(|percent| format!(", or accept this interval with --resume --precision {percent:.0}"))
+                .unwrap_or_default();
+            (
+                "INVALID",
+                format!(
+                    "The {what} not enough for the precision. So far: {so_far}. Continue with --resume{more}{accept}."
+                ),
+            )
         }
-        End::OutOfTime => (
-            "INVALID",
-            format!(
-                "The time was not enough for the precision. So far: {so_far}. Continue with --resume, or use a larger --time-limit."
-            ),
-        ),
         End::Interrupted => ("INTERRUPTED", format!("So far: {so_far}. Continue with --resume.")),
     }
 }
