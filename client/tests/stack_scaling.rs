@@ -9,7 +9,13 @@ use rig::{
     wait_until,
 };
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const CLIENTS: u64 = 60;
 const QUERIES: u64 = 3;
@@ -53,6 +59,15 @@ fn load(up: &stack::native::Status, state_dir: &Path, results: &Path, faults: &[
 fn gateways(state_dir: &Path) -> Vec<String> {
     let processes = status(state_dir).unwrap().processes.into_iter().map(|process| process.name);
     processes.filter(|name| name.starts_with("wsproxy-")).collect()
+}
+
+/// Returns the answer to a health check of the gateways.
+fn ready(up: &stack::native::Status) -> String {
+    let mut stream = TcpStream::connect(up.haproxies[0].ws_url.trim_start_matches("ws://")).unwrap();
+    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
@@ -183,9 +198,19 @@ fn a_stack_without_gateways_starts_one_for_the_first_client() {
     let rule = "wsproxy: connections/100, 0..2, down-window=2s, down-period=0s";
     let (mut supervisor, up) = up(&state_dir, &["--proxies", "1", "--autoscale", rule]);
     wait_until("no gateway is left", || gateways(&state_dir).is_empty());
+    wait_until("health checks are refused", || ready(&up).starts_with("HTTP/1.1 503 "));
+    // They start no gateway. The supervisor looks for refused clients every second.
+    let end = Instant::now() + Duration::from_millis(2_500);
+    while Instant::now() < end {
+        ready(&up);
+        assert!(gateways(&state_dir).is_empty());
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let summary = load(&up, &state_dir, &results, &[]);
     assert_eq!(summary["queries_ok"], CLIENTS * QUERIES, "{summary:#}");
     assert_eq!(summary["tokens_lost"], 0, "{summary:#}");
+    // Neither did the checks before the run and during it: the first client had to wait.
+    assert!(summary["metrics"]["first_socket_ms"]["count"].as_u64() >= Some(1), "{summary:#}");
     let shown = status(&state_dir).unwrap().autoscale.unwrap();
     assert!(shown.starts_with("wsproxy: connections/100, 0..2, "), "{shown}");
     supervisor.signal(Signal::SIGTERM);
