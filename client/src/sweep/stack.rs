@@ -17,9 +17,6 @@ use std::{
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-/// Numbers of servers and gateways of a stack that `stack up` starts.
-const SERVERS: u16 = 2;
-const GATEWAYS: u16 = 3;
 /// Interval between two looks at a stack that starts.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -112,14 +109,15 @@ fn options(setup: &StackSetup, programs: &Programs, directory: &Path) -> anyhow:
     };
     let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
     let binaries = Binaries::find(programs, &path)?;
+    let defaults = Options::new(directory.to_owned(), binaries);
     Ok(Options {
-        servers: setup.servers.unwrap_or(SERVERS),
-        proxies: setup.proxies.unwrap_or(GATEWAYS),
+        servers: setup.servers.unwrap_or(defaults.servers),
+        proxies: setup.proxies.unwrap_or(defaults.proxies),
         haproxies: setup.haproxies,
         server_workers: setup.server_workers,
         persistence: setup.persistence,
         relays: setup.relays,
         environment: setup.environment.clone(),
-        ..Options::new(directory.to_owned(), binaries)
+        ..defaults
     })
 }

@@ -37,7 +37,7 @@ impl ComposeStack {
     /// Finds a running stack. `None`: the only one.
     ///
     /// # Errors
-    /// There is no such stack, or several, or Docker does not respond.
+    /// The stack does not run, several run, or Docker does not respond.
     pub fn find(project: Option<&str>) -> anyhow::Result<Self> {
         let of = |role| stack_containers(project, role);
         let (servers, gateways) = (of(Role::Server)?, of(Role::Wsproxy)?);
