@@ -279,12 +279,10 @@ fn an_answer_is_resumed_behind_its_last_number() {
     assert_eq!(resumed(&mut conversation, &answer, 2)["after"], 1);
 }
 
-#[test]
-fn events_are_numbered_by_their_id() {
-    let text = r#"
+/// Server-sent events whose ids have the numbers.
+const EVENTS: &str = r#"
 name = "events"
 transport = "sse"
-delivery = "at-least-once"
 [submit]
 path = "/ask"
 body = { text = "{{prompt}}" }
@@ -299,12 +297,18 @@ event = "delta"
 [[rules]]
 is = "end"
 event = "done"
+"#;
+
+#[test]
+fn events_are_numbered_by_their_id() {
+    let resume = r#"
 [resume]
 via = "stream"
 path = "/ask/{{query}}"
 headers = { Last-Event-ID = "{{last_id}}" }
 "#;
-    let file = parse(text).unwrap();
+    let text = ["delivery = \"at-least-once\"", EVENTS, resume].concat();
+    let file = parse(&text).unwrap();
     assert_eq!((file.transport, file.delivery), (Transport::Sse, Delivery::AtLeastOnce));
     let (mut conversation, mut answer) = asked(&file);
     let stream = |ask: Option<Ask>| match ask {
@@ -332,23 +336,7 @@ headers = { Last-Event-ID = "{{last_id}}" }
 
 #[test]
 fn ids_with_leading_zeros_keep_their_length() {
-    let text = r#"
-name = "events"
-transport = "sse"
-[submit]
-path = "/ask"
-[read]
-text = "/delta"
-[numbering]
-number = "event-id"
-[[rules]]
-is = "token"
-event = "delta"
-[[rules]]
-is = "end"
-event = "done"
-"#;
-    let (_, mut answer) = asked(&parse(text).unwrap());
+    let (_, mut answer) = asked(&parse(EVENTS).unwrap());
     for id in ["evt_0098", "evt_0099", "evt_0100"] {
         answer.read(Incoming { data: r#"{"delta":"a"}"#, event: "delta", id });
     }
