@@ -5,72 +5,122 @@ use crate::values::printable;
 use measure::{
     FaultLog, QueryTimes,
     defects::Defect,
-    record::{QueryRecord, QueryStatus, SessionRecord},
+    record::{Failure, QueryRecord, QueryStatus, SessionRecord},
 };
 use settings::cells::CellWriter;
 use std::{io, time::Duration};
 
+/// Number of columns.
+const COUNT: usize = 58;
+
 /// Names of the columns.
-pub(super) const COLUMNS: [&str; 58] = [
-    "session_id",
-    "query_num",
-    "latency",
-    "tokens",
-    "create_time",
-    "connect_time",
-    "close_time",
-    "reconnect_attempts",
-    "successful_reconnects",
-    "error",
-    "session_index",
-    "status",
-    "scheduled_s",
-    "sent_s",
-    "ended_s",
-    "queue_ms",
-    "ttft_ms",
-    "ttft_sched_ms",
-    "e2el_ms",
-    "e2el_sched_ms",
-    "tpot_ms",
-    "ttft_overhead_ms",
-    "e2el_overhead_ms",
-    "stall_count",
-    "stall_ms",
-    "tokens_expected",
-    "tokens_received",
-    "tokens_lost",
-    "tokens_duplicated",
-    "tokens_reordered",
-    "lost_connected",
-    "lost_in_gap",
-    "events_received",
-    "failure",
-    "failure_code",
-    "error_code",
-    "longest_gap_ms",
-    "events_after_terminator",
-    "paused_ms",
-    "sockets_cut",
-    "announced_gaps",
-    "socket_wait_ms",
-    "ttft_error_ms",
-    "e2el_error_ms",
-    "fault",
-    "tokens_unsent",
-    "tokens_unannounced",
-    "events_foreign",
-    "events_duplicated",
-    "events_reordered",
-    "frames_unreadable",
-    "frames_binary",
-    "events_unknown_type",
-    "contents",
-    "first_defect",
-    "query_id",
-    "tokens_reported",
-    "reasoning_events",
+pub(super) const COLUMNS: [&str; COUNT] = {
+    let mut names = [""; COUNT];
+    let mut column = 0;
+    while column < COUNT {
+        names[column] = CELLS[column].0;
+        column += 1;
+    }
+    names
+};
+
+/// The name of each column, and what its cell contains. New columns come last: readers may know columns by their number.
+const CELLS: [(&str, fn(&Row<'_>) -> String); COUNT] = [
+    ("session_id", |row| row.query.session.map(|id| id.to_string()).unwrap_or_default()),
+    ("query_num", |row| row.query.query_num.to_string()),
+    ("latency", |row| number(row.times.e2el_ms.map(|ms| ms / 1e3), 6)),
+    ("tokens", |row| row.query.tally.tokens_received.to_string()),
+    ("create_time", |row| seconds(row.session.create)),
+    ("connect_time", |row| seconds(row.session.connect)),
+    ("close_time", |row| seconds(row.session.close)),
+    ("reconnect_attempts", |row| row.session.reconnect_attempts.to_string()),
+    ("successful_reconnects", |row| row.session.reconnects.len().to_string()),
+    ("error", |row| row.failure.map(|failure| printable(&failure.message)).unwrap_or_default()),
+    ("session_index", |row| row.query.session_index.to_string()),
+    ("status", |row| row.query.status.name().to_owned()),
+    ("scheduled_s", |row| seconds(Some(row.query.scheduled))),
+    ("sent_s", |row| seconds(row.query.sent)),
+    ("ended_s", |row| seconds(Some(row.query.ended))),
+    ("queue_ms", |row| number(row.times.queue_ms, 3)),
+    ("ttft_ms", |row| number(row.times.ttft_ms, 3)),
+    ("ttft_sched_ms", |row| number(row.times.ttft_sched_ms, 3)),
+    ("e2el_ms", |row| number(row.times.e2el_ms, 3)),
+    ("e2el_sched_ms", |row| number(row.times.e2el_sched_ms, 3)),
+    ("tpot_ms", |row| number(row.times.tpot_ms, 3)),
+    ("ttft_overhead_ms", |row| number(row.times.ttft_overhead_ms, 3)),
+    ("e2el_overhead_ms", |row| number(row.times.e2el_overhead_ms, 3)),
+    ("stall_count", |row| row.query.stall_count.to_string()),
+    ("stall_ms", |row| millis(row.query.stall)),
+    ("tokens_expected", |row| row.query.tokens_expected.map(|n| n.to_string()).unwrap_or_default()),
+    ("tokens_received", |row| row.query.tally.tokens_received.to_string()),
+    ("tokens_lost", |row| row.query.tally.tokens_lost.to_string()),
+    ("tokens_duplicated", |row| row.query.tally.tokens_duplicated.to_string()),
+    ("tokens_reordered", |row| row.query.tally.tokens_reordered.to_string()),
+    ("lost_connected", |row| row.query.lost_connected.to_string()),
+    ("lost_in_gap", |row| row.query.lost_in_gap.to_string()),
+    ("events_received", |row| row.query.tally.events_received.to_string()),
+    ("failure", |row| row.failure.map(|failure| failure.kind.name().to_owned()).unwrap_or_default()),
+    ("failure_code", |row| {
+        row.failure.and_then(|failure| failure.code).map(|code| code.to_string()).unwrap_or_default()
+    }),
+    ("error_code", |row| row.query.error_code.as_deref().map(printable).unwrap_or_default()),
+    ("longest_gap_ms", |row| number(row.times.longest_gap_ms, 3)),
+    ("events_after_terminator", |row| row.count(Defect::AfterTerminator)),
+    ("paused_ms", |row| millis(row.query.paused)),
+    ("sockets_cut", |row| row.session.sockets_cut.to_string()),
+    ("announced_gaps", |row| row.session.announced_gaps.to_string()),
+    ("socket_wait_ms", |row| millis(row.query.socket_wait)),
+    ("ttft_error_ms", |row| number(row.times.ttft_error_ms, 3)),
+    ("e2el_error_ms", |row| number(row.times.e2el_error_ms, 3)),
+    ("fault", |row| row.faults()),
+    ("tokens_unsent", |row| row.query.tally.tokens_unsent.to_string()),
+    ("tokens_unannounced", |row| row.count(Defect::Unannounced)),
+    ("events_foreign", |row| row.count(Defect::Foreign)),
+    ("events_duplicated", |row| row.count(Defect::Duplicated)),
+    ("events_reordered", |row| row.count(Defect::Reordered)),
+    ("frames_unreadable", |row| row.count(Defect::Unreadable)),
+    ("frames_binary", |row| row.count(Defect::Binary)),
+    ("events_unknown_type", |row| row.count(Defect::UnknownType)),
+    ("contents", |row| row.query.contents.name().to_owned()),
+    ("first_defect", |row| row.first_defect()),
+    ("query_id", |row| row.query.query_id.to_string()),
+    ("tokens_reported", |row| row.query.tokens_reported.map(|tokens| tokens.to_string()).unwrap_or_default()),
+    ("reasoning_events", |row| row.query.reasoning_events.to_string()),
 ];
+
+/// What a row is made of.
+struct Row<'a> {
+    session: &'a SessionRecord,
+    query: &'a QueryRecord,
+    times: QueryTimes,
+    /// Why the query is not ok: its own failure, or that of its session.
+    failure: Option<&'a Failure>,
+    faults: &'a FaultLog,
+}
+
+impl<'a> Row<'a> {
+    fn new(session: &'a SessionRecord, query: &'a QueryRecord, faults: &'a FaultLog) -> Self {
+        let failure = query.failure.as_ref().or(session.failure.as_ref());
+        let failure = failure.filter(|_| query.status != QueryStatus::Ok);
+        Self { session, query, times: QueryTimes::of(query), failure, faults }
+    }
+
+    /// Returns the number of such defects.
+    fn count(&self, defect: Defect) -> String {
+        self.query.defects.count(defect).to_string()
+    }
+
+    /// Returns the text of the first defect of which there is an example.
+    fn first_defect(&self) -> String {
+        let example = |defect| self.query.defects.example(defect);
+        Defect::ALL.into_iter().find_map(example).unwrap_or_default().to_owned()
+    }
+
+    /// Returns the faults that were in force during the query.
+    fn faults(&self) -> String {
+        self.faults.affecting(self.query.sent.unwrap_or(self.query.scheduled), self.query.ended)
+    }
+}
 
 /// Writes the rows of a session. If it still goes on, they contain what is known of it so far.
 pub(super) fn write(
@@ -79,79 +129,10 @@ pub(super) fn write(
     queries: &[QueryRecord],
     faults: &FaultLog,
 ) -> csv::Result<()> {
-    queries.iter().try_for_each(|query| out.write_record(row(session, query, faults)))
-}
-
-fn row(session: &SessionRecord, query: &QueryRecord, faults: &FaultLog) -> [String; COLUMNS.len()] {
-    let times = QueryTimes::of(query);
-    let tally = &query.tally;
-    let count = |defect| query.defects.count(defect).to_string();
-    let failure =
-        query.failure.as_ref().or(session.failure.as_ref()).filter(|_| query.status != QueryStatus::Ok);
-    [
-        query.session.map(|id| id.to_string()).unwrap_or_default(),
-        query.query_num.to_string(),
-        number(times.e2el_ms.map(|ms| ms / 1e3), 6),
-        tally.tokens_received.to_string(),
-        seconds(session.create),
-        seconds(session.connect),
-        seconds(session.close),
-        session.reconnect_attempts.to_string(),
-        session.reconnects.len().to_string(),
-        failure.map(|failure| printable(&failure.message)).unwrap_or_default(),
-        query.session_index.to_string(),
-        query.status.name().to_owned(),
-        seconds(Some(query.scheduled)),
-        seconds(query.sent),
-        seconds(Some(query.ended)),
-        number(times.queue_ms, 3),
-        number(times.ttft_ms, 3),
-        number(times.ttft_sched_ms, 3),
-        number(times.e2el_ms, 3),
-        number(times.e2el_sched_ms, 3),
-        number(times.tpot_ms, 3),
-        number(times.ttft_overhead_ms, 3),
-        number(times.e2el_overhead_ms, 3),
-        query.stall_count.to_string(),
-        millis(query.stall),
-        query.tokens_expected.map(|n| n.to_string()).unwrap_or_default(),
-        tally.tokens_received.to_string(),
-        tally.tokens_lost.to_string(),
-        tally.tokens_duplicated.to_string(),
-        tally.tokens_reordered.to_string(),
-        query.lost_connected.to_string(),
-        query.lost_in_gap.to_string(),
-        tally.events_received.to_string(),
-        failure.map(|failure| failure.kind.name().to_owned()).unwrap_or_default(),
-        failure.and_then(|failure| failure.code).map(|code| code.to_string()).unwrap_or_default(),
-        query.error_code.as_deref().map(printable).unwrap_or_default(),
-        number(times.longest_gap_ms, 3),
-        count(Defect::AfterTerminator),
-        millis(query.paused),
-        session.sockets_cut.to_string(),
-        session.announced_gaps.to_string(),
-        millis(query.socket_wait),
-        number(times.ttft_error_ms, 3),
-        number(times.e2el_error_ms, 3),
-        faults.affecting(query.sent.unwrap_or(query.scheduled), query.ended),
-        tally.tokens_unsent.to_string(),
-        count(Defect::Unannounced),
-        count(Defect::Foreign),
-        count(Defect::Duplicated),
-        count(Defect::Reordered),
-        count(Defect::Unreadable),
-        count(Defect::Binary),
-        count(Defect::UnknownType),
-        query.contents.name().to_owned(),
-        Defect::ALL
-            .into_iter()
-            .find_map(|defect| query.defects.example(defect))
-            .unwrap_or_default()
-            .to_owned(),
-        query.query_id.to_string(),
-        query.tokens_reported.map(|tokens| tokens.to_string()).unwrap_or_default(),
-        query.reasoning_events.to_string(),
-    ]
+    queries.iter().try_for_each(|query| {
+        let row = Row::new(session, query, faults);
+        out.write_record(CELLS.map(|(_, cell)| cell(&row)))
+    })
 }
 
 fn millis(duration: Duration) -> String {
