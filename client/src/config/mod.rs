@@ -93,29 +93,10 @@ impl Config {
         let asked = check.count("--clients", args.clients, 100, 1, MAX_CLIENTS);
         let workers = check.count("--workers", args.workers, (cores / 2).clamp(1, 1024) as i64, 1, 1024);
         let seed = args.seed.unwrap_or(drawn_seed);
-        let workload::Workload { schedule, users, ramp_up, queries } =
-            workload::workload(&mut check, &args, asked, seed);
-        let clients = schedule.most_concurrent().max(1);
-        let load = Load {
-            clients,
-            queries,
-            ramp_up,
-            burst: args.burst,
-            query_timeout: check.duration_in(
-                "--query-timeout",
-                args.query_timeout.as_ref(),
-                1.0,
-                MILLISECOND..=LONGEST_RUN,
-            ),
-            stall_limit: check
-                .duration_in("--stall-threshold", args.stall_threshold.as_ref(), 1e-3, Duration::ZERO..=HOUR)
-                .unwrap_or(Duration::from_millis(250)),
-            grace: check.duration("--grace", args.grace.as_ref(), Duration::from_secs(30), Duration::ZERO),
-            workers: workers.min(clients).max(1) as usize,
-            seed,
-        };
+        let workload = workload::workload(&mut check, &args, asked, seed);
+        let load = load(&mut check, &args, &workload, (workers, seed));
         let reconnect = reconnect(&mut check, &args);
-        let (schedule, users) = (Arc::new(schedule), Arc::new(users));
+        let (schedule, users) = (Arc::new(workload.schedule), Arc::new(workload.users));
         let behaviour = behaviour::behaviour(&mut check, &args);
         let faults = faults::planned(&mut check, &args);
         let criteria = criteria::criteria(&mut check, &args);
@@ -232,6 +213,29 @@ fn metrics_address(check: &mut Check, text: &str) -> Option<SocketAddr> {
         ));
     }
     address
+}
+
+fn load(
+    check: &mut Check,
+    args: &RunArgs,
+    workload: &workload::Workload,
+    (workers, seed): (u64, u64),
+) -> Load {
+    let clients = workload.schedule.most_concurrent().max(1);
+    let (timeout, stall) = (args.query_timeout.as_ref(), args.stall_threshold.as_ref());
+    Load {
+        clients,
+        queries: workload.queries,
+        ramp_up: workload.ramp_up,
+        burst: args.burst,
+        query_timeout: check.duration_in("--query-timeout", timeout, 1.0, MILLISECOND..=LONGEST_RUN),
+        stall_limit: check
+            .duration_in("--stall-threshold", stall, 1e-3, Duration::ZERO..=HOUR)
+            .unwrap_or(Duration::from_millis(250)),
+        grace: check.duration("--grace", args.grace.as_ref(), Duration::from_secs(30), Duration::ZERO),
+        workers: workers.min(clients).max(1) as usize,
+        seed,
+    }
 }
 
 fn reconnect(check: &mut Check, args: &RunArgs) -> Reconnect {

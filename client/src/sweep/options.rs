@@ -24,14 +24,11 @@ use std::{
 const REPEAT: u32 = 2;
 /// Largest number of repetitions.
 const MAX_REPEAT: u32 = 20;
-/// The target of a sweep that starts stacks.
-const OWN_STACK: &str = "a native stack for each run";
-/// The target of a sweep that changes a Compose stack.
-const COMPOSE_STACK: &str = "a Compose stack";
 /// Default port of the HTTP API.
 const DEFAULT_PORT: u16 = 8080;
 /// Time limit for finding out whether something listens at the default address.
 const CONNECT: Duration = Duration::from_millis(500);
+
 /// A checked sweep.
 #[derive(Debug)]
 pub(super) struct Options {
@@ -101,32 +98,20 @@ impl Options {
         let mut planned = planned(&variants, &settings, line)?;
         refuse_unusable(&planned, &settings, args.compose.is_some(), matches)?;
         let configs = configs(&planned, &variants, cores, seed)?;
-        let needs_stack = settings.iter().any(|(_, setting)| setting.is_of_stack());
-        let names_stack = planned.iter().any(|planned| planned.run.fault_stack.is_some());
-        let own_stack = needs_stack
-            || args.compose.is_some()
-            || (is_free(&configs) && !varies_target(&settings) && !names_stack);
+        let target = SweepTarget::of(args, &settings, &planned, &configs);
         for planned in &mut planned {
             planned.run.seed = planned.run.seed.or(Some(seed));
-            planned.stack = planned.stack.take().filter(|_| own_stack);
+            planned.stack = planned.stack.take().filter(|_| target.is_changed());
         }
-        let first = configs.first().map(|config| &config.plan);
-        let target = match first {
-            _ if args.compose.is_some() => COMPOSE_STACK.to_owned(),
-            _ if own_stack => OWN_STACK.to_owned(),
-            _ if varies_target(&settings) => "the target of each variant".to_owned(),
-            _ if configs.iter().any(|config| config.embedded) => "embedded".to_owned(),
-            first => first.map(|plan| plan.target.api.to_string()).unwrap_or_default(),
-        };
         let mut keys: Vec<&str> = settings.iter().filter_map(|(_, setting)| key(setting)).collect();
-        if own_stack {
+        if target.is_changed() {
             // Its addresses differ in each run.
             keys.extend(["api_url", "wsproxy_url"]);
         }
         let run = planned.first().map(|planned| planned.run.clone()).unwrap_or_default();
         let sweep = Sweep {
             run_id: String::new(),
-            target,
+            target: target.name(),
             vary: args.vary.clone(),
             variants,
             repeat: repeat as usize,
@@ -147,6 +132,53 @@ impl Options {
             quiet: run.quiet,
             dry_run: run.dry_run,
         })
+    }
+}
+
+/// What the runs of a sweep load.
+enum SweepTarget {
+    /// A Compose stack, which the sweep changes for each run.
+    Compose,
+    /// A native stack for each run, which the sweep starts.
+    Native,
+    /// Each variant names its own target.
+    Varied,
+    /// The stack inside the program of each run.
+    Embedded,
+    /// The target with this address, which runs already.
+    Running(String),
+}
+
+impl SweepTarget {
+    fn of(args: &SweepArgs, settings: &[(String, Setting)], planned: &[Planned], configs: &[Config]) -> Self {
+        let needs_stack = settings.iter().any(|(_, setting)| setting.is_of_stack());
+        let names_stack = planned.iter().any(|planned| planned.run.fault_stack.is_some());
+        let first = || configs.first().map(|config| config.plan.target.api.to_string());
+        match varies_target(settings) {
+            _ if args.compose.is_some() => Self::Compose,
+            _ if needs_stack => Self::Native,
+            true => Self::Varied,
+            false if !names_stack && is_free(configs) => Self::Native,
+            false if configs.iter().any(|config| config.embedded) => Self::Embedded,
+            false => Self::Running(first().unwrap_or_default()),
+        }
+    }
+
+    /// Returns whether the sweep starts or changes a stack for each run.
+    const fn is_changed(&self) -> bool {
+        matches!(self, Self::Compose | Self::Native)
+    }
+
+    /// Returns the text in the results.
+    fn name(&self) -> String {
+        let name = match self {
+            Self::Compose => "a Compose stack",
+            Self::Native => "a native stack for each run",
+            Self::Varied => "the target of each variant",
+            Self::Embedded => "embedded",
+            Self::Running(address) => address,
+        };
+        name.to_owned()
     }
 }
 

@@ -27,7 +27,10 @@ fn settings_of_stack_and_run_are_combined() {
     };
     assert_eq!(played(0), (Some(5), Some(3), Some(7), 1, "log"));
     assert_eq!(played(7), (Some(6), Some(3), Some(7), 2, "pubsub"));
-    assert_eq!((options.name.as_str(), options.sweep.target.as_str()), ("sweep", OWN_STACK));
+    assert_eq!(
+        (options.name.as_str(), options.sweep.target.as_str()),
+        ("sweep", "a native stack for each run")
+    );
     assert!(options.sweep.options.contains("queries = 3") && !options.sweep.options.contains("clients"));
 }
 
@@ -49,7 +52,10 @@ fn a_given_target_is_used_as_it_is() {
 #[test]
 fn a_compose_stack_is_changed_for_each_run() {
     let options = options("--compose=load --vary wsproxy=1,2 --vary MAX_STREAMS=5 --clients 3").unwrap();
-    assert_eq!((options.compose.as_deref(), options.sweep.target.as_str()), (Some("load"), COMPOSE_STACK));
+    assert_eq!(
+        (options.compose.as_deref(), options.sweep.target.as_str()),
+        (Some("load"), "a Compose stack")
+    );
     let stack = options.planned[1].stack.as_ref().unwrap();
     assert_eq!((stack.servers, stack.proxies), (None, Some(2)), "the number of servers stays");
     assert_eq!(stack.environment, [("MAX_STREAMS".to_owned(), "5".to_owned())]);
