@@ -5,7 +5,10 @@ mod rig;
 use nix::sys::signal::Signal;
 use rig::{
     processes::{is_running, wait_until_ended, with_descendants},
-    stacks::{ended_by, inject, inject_error, options, parse, process, redis, wait_until_ready},
+    programs::streamstress,
+    stacks::{
+        ask_redis, ended_by, inject, inject_error, options, parse, process, redis, up, wait_until_ready,
+    },
     traffic::Session,
 };
 use stack::native::{Native, Options, Persistence};
@@ -125,6 +128,42 @@ async fn a_redis_that_rejects_writes_delays_tokens_and_loses_none() {
         assert!(now.ends_with(value), "{now}");
     }
     native.stop().await;
+}
+
+/// Nothing that the stack does fills this Redis: the test sets its limit just above what it uses.
+#[tokio::test]
+async fn a_run_warns_of_a_redis_that_is_nearly_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let (state_dir, results) = (directory.path().join("state"), directory.path().join("results"));
+    let (_supervisor, up) = up(&state_dir, &["--servers", "1", "--proxies", "1"]);
+    let of = |name: &str| up.processes.iter().find(|process| process.name == name).unwrap();
+    let socket = of("redis").socket.clone().unwrap();
+    assert!(ask_redis(&socket, "SETRANGE filler 40000000 x").starts_with(':'));
+    let info = ask_redis(&socket, "INFO memory");
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim();
+    let limit = used.parse::<u64>().unwrap() * 21 / 20;
+    assert_eq!(ask_redis(&socket, &format!("CONFIG SET maxmemory {limit}")), "+OK");
+    let metrics = format!("http://127.0.0.1:{}/metrics", of("server-1").port.unwrap());
+    let line = format!("bus_memory_limit_bytes {limit}");
+    let has_read = async {
+        while !reqwest::get(&metrics).await.unwrap().text().await.unwrap().contains(&line) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(rig::TIMEOUT, has_read).await.expect("the server reads the limit");
+
+    let mut client =
+        streamstress(&["--api-url", &up.haproxies[0].api_url, "--wsproxy-url", &up.haproxies[0].ws_url]);
+    client.args(["--clients", "3", "--answer-tokens", "30", "--itl-ms", "100", "--quiet"]);
+    client.arg("--fault-stack").arg(&state_dir).arg("--output-dir").arg(&results);
+    let output = client.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.matches("Redis has only").count(), 1, "{text}");
+    let summary = std::fs::read_dir(&results).unwrap().map(|entry| entry.unwrap().path());
+    let summary = summary.into_iter().find(|path| path.to_string_lossy().ends_with("_summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(summary).unwrap()).unwrap();
+    assert_eq!(summary["memory"]["low_redis"]["of"], "Redis", "{summary:#}");
 }
 
 #[tokio::test]

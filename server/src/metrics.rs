@@ -1,7 +1,7 @@
 //! The server's metrics and their text for Prometheus. Counters are atomics, so a scrape does not delay the streams.
 
 use crate::stream::Event;
-use bus::Broker;
+use bus::{Broker, StoreMemory};
 use host::{Delays, Durations, Exporter, Histogram, Reading};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
@@ -164,6 +164,7 @@ impl Metrics {
         Exporter::new(registry, move || {
             let active = max_streams - permits.available_permits();
             let mut readings = bus.counters().readings();
+            readings.extend(bus.store_memory().iter().flat_map(StoreMemory::readings));
             readings.extend(pushed.iter().flat_map(PushCounts::readings));
             readings.extend(Reading::settings("server_settings", &settings));
             readings.extend([

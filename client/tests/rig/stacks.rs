@@ -79,7 +79,11 @@ pub async fn wait_until_ready(native: &Native) {
 
 /// Sends one command to the stack's Redis and returns the reply.
 pub async fn redis(native: &Native, command: &str) -> String {
-    let socket = process(native, "redis").await.socket.unwrap();
+    ask_redis(&process(native, "redis").await.socket.unwrap(), command)
+}
+
+/// Sends one command to a Redis at this socket and returns the reply.
+pub fn ask_redis(socket: &Path, command: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     write!(stream, "{command}\r\nQUIT\r\n").unwrap();
     let mut reply = String::new();

@@ -366,6 +366,33 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Returns what the bus has counted since it was opened.
     fn counters(&self) -> CountersSnapshot;
+
+    /// Returns how much memory the bus's store used some seconds ago. `None` if it is not known.
+    fn store_memory(&self) -> Option<StoreMemory> {
+        None
+    }
+}
+
+/// The memory of the store that keeps the sessions and their logs, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreMemory {
+    /// Memory that data and connections use.
+    pub used: u64,
+    /// The limit at which the store refuses every write; 0 if there is none.
+    pub limit: u64,
+}
+
+impl StoreMemory {
+    /// Returns both values for an exporter.
+    #[must_use]
+    pub fn readings(&self) -> [host::Reading; 2] {
+        let gauge =
+            |name, help, bytes| host::Reading::gauge(name, help, i64::try_from(bytes).unwrap_or(i64::MAX));
+        [
+            gauge("bus_memory_used_bytes", "Memory that Redis uses", self.used),
+            gauge("bus_memory_limit_bytes", "Limit of Redis' memory (maxmemory), 0: none", self.limit),
+        ]
+    }
 }
 
 /// Opens the bus that `config.url` names, and returns at once. A Redis that is not reachable yet is awaited in the

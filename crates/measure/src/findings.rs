@@ -39,14 +39,15 @@ pub struct Finding {
     pub explains: Vec<Finding>,
 }
 
-/// Adds a finding if the memory of the machine was about to run out.
+/// Adds a finding if the memory of the machine or of Redis was about to run out.
 fn low_memory(observations: &Observations, found: &mut FindingList) {
-    let Some(low) = &observations.low_memory else { return };
-    let evidence = format!(
-        "At {} s less than 10 % was available; the least was {:.0} of {:.0} MB.",
-        low.second, low.available_mb, low.total_mb
-    );
-    found.alone(format!("{} was about to run out of memory", low.of), evidence);
+    for low in observations.low_memory.iter().chain(&observations.low_redis) {
+        let evidence = format!(
+            "At {} s less than 10 % was available; the least was {:.0} of {:.0} MB.",
+            low.second, low.available_mb, low.total_mb
+        );
+        found.alone(format!("{} was about to run out of memory", low.of.name()), evidence);
+    }
 }
 
 /// Collects findings, each with the index of the planned fault that explains it.

@@ -1,5 +1,5 @@
-//! Memory by phase of a run: before it, with open sessions, while tokens arrive, and after it. And the moment at which the machine was
-//! about to run out of memory.
+//! Memory by phase of a run: before it, with open sessions, while tokens arrive, and after it. And the moment at which the machine or
+//! Redis was about to run out of memory.
 
 use crate::live::LiveTotals;
 use serde::Serialize;
@@ -106,20 +106,57 @@ pub struct LowMemory {
     pub second: u64,
     /// Least available memory in MB from then on.
     pub available_mb: f64,
-    /// Memory of the machine, or the limit of the control group, in MB.
+    /// Memory of the machine, or the limit of the control group or of Redis, in MB.
     pub total_mb: f64,
-    /// `this machine` or `the control group`.
-    pub of: String,
+    /// Whose memory it is.
+    pub of: MemoryOf,
+}
+
+/// Whose memory runs out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum MemoryOf {
+    /// The machine of this process.
+    #[serde(rename = "this machine")]
+    Machine,
+    /// The control group of this process, which has a limit of its own.
+    #[serde(rename = "the control group")]
+    ControlGroup,
+    /// The Redis of the stack, which has a limit (`maxmemory`).
+    Redis,
+}
+
+impl MemoryOf {
+    /// Returns whose memory it is, in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Machine => "this machine",
+            Self::ControlGroup => "the control group",
+            Self::Redis => "Redis",
+        }
+    }
+
+    /// Returns what happens when no memory is left, and what to do about it.
+    fn consequence(self) -> &'static str {
+        match self {
+            Self::Machine | Self::ControlGroup => {
+                "the kernel may soon end a process; use fewer sessions or more memory"
+            }
+            Self::Redis => {
+                "at its limit Redis refuses every write, and queries stop; raise its `maxmemory` or use fewer sessions"
+            }
+        }
+    }
 }
 
 impl LowMemory {
     /// Returns a warning for the user.
     #[must_use]
     pub fn warning(&self) -> String {
+        let (of, consequence) = (self.of.name(), self.of.consequence());
+        let Self { second, available_mb, total_mb, .. } = self;
         format!(
-            "{} has only {:.0} of {:.0} MB of memory left ({} s into the run): the kernel may soon end a process; use fewer sessions or \
-             more memory",
-            self.of, self.available_mb, self.total_mb, self.second
+            "{of} has only {available_mb:.0} of {total_mb:.0} MB of memory left ({second} s into the run): {consequence}"
         )
     }
 }
@@ -130,7 +167,7 @@ pub fn note_available(
     second: u64,
     available_mb: f64,
     total_mb: f64,
-    of: &str,
+    of: MemoryOf,
 ) -> Option<String> {
     match low {
         Some(low) if low.of == of => {
@@ -138,7 +175,7 @@ pub fn note_available(
             None
         }
         None if available_mb < total_mb * LOW_SHARE => {
-            let found = LowMemory { second, available_mb, total_mb, of: of.to_owned() };
+            let found = LowMemory { second, available_mb, total_mb, of };
             Some(low.insert(found).warning())
         }
         _ => None,
@@ -183,15 +220,15 @@ mod tests {
     #[test]
     fn one_warning_comes_when_memory_is_low_and_the_least_is_kept() {
         let mut low = None;
-        assert_eq!(note_available(&mut low, 1, 200.0, 1_000.0, "this machine"), None);
-        assert_eq!(note_available(&mut low, 2, 100.0, 1_000.0, "this machine"), None, "exactly 10 %");
-        let warning = note_available(&mut low, 3, 90.0, 1_000.0, "this machine").unwrap();
+        assert_eq!(note_available(&mut low, 1, 200.0, 1_000.0, MemoryOf::Machine), None);
+        assert_eq!(note_available(&mut low, 2, 100.0, 1_000.0, MemoryOf::Machine), None, "exactly 10 %");
+        let warning = note_available(&mut low, 3, 90.0, 1_000.0, MemoryOf::Machine).unwrap();
         assert!(
             warning.contains("this machine has only 90 of 1000 MB of memory left (3 s into the run)"),
             "{warning}"
         );
         for (second, mb) in [(4, 40.0), (5, 300.0)] {
-            assert_eq!(note_available(&mut low, second, mb, 1_000.0, "this machine"), None);
+            assert_eq!(note_available(&mut low, second, mb, 1_000.0, MemoryOf::Machine), None);
         }
         let low = low.unwrap();
         assert_eq!((low.second, low.available_mb), (3, 40.0));

@@ -43,6 +43,8 @@ pub struct Observations {
     pub memory: MemoryByPhase,
     /// The memory of the machine was about to run out.
     pub low_memory: Option<LowMemory>,
+    /// The memory of Redis was about to reach its limit.
+    pub low_redis: Option<LowMemory>,
     /// Why parts of the stack could not be observed.
     pub unseen: Option<String>,
     /// The last settings that each member stated, and those of the stack as a whole ([`STACK`]).

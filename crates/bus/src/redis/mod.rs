@@ -23,7 +23,7 @@ mod subscriber;
 
 use crate::{
     Appended, AttachError, Attachment, Batch, Broker, BusConfig, BusError, CONTROL_QUEUE, Claim, ClaimError,
-    ClaimRequest, Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start,
+    ClaimRequest, Control, Counters, CountersSnapshot, Delivery, Outlet, Role, Start, StoreMemory,
     hub::Hub,
     rules::{AcknowledgedHistory, FULL, Plays, Restoration, RestorationBarrier},
 };
@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use clock::Clock;
 use incarnation::Incarnation;
-use link::{CommandHooks, Link, LinkHooks};
+use link::{CommandHooks, Link, LinkHooks, MemoryReading};
 use parking_lot::Mutex;
 use per_session::SkippedSessions;
 use protocol::{GapPolicy, Names, SessionId};
@@ -100,6 +100,8 @@ struct Inner {
     commands: Arc<Link>,
     /// Redis' time, measured on the connection for commands.
     clock: Arc<Clock>,
+    /// Redis' memory, read on the connection for commands.
+    memory: Arc<MemoryReading>,
     appends: Arc<Link>,
     reading: Reading,
     subscribers: Vec<Arc<Subscriber>>,
@@ -179,6 +181,7 @@ impl Inner {
             left: AtomicBool::new(false),
             commands: Link::new(client.clone(), "commands"),
             clock: Arc::new(Clock::new()),
+            memory: Arc::default(),
             appends: Link::new(client.clone(), "appends"),
             config,
             owner,
@@ -196,12 +199,12 @@ impl Inner {
         let mut supervise = |link: &Arc<Link>, hooks: Arc<dyn LinkHooks>| {
             tasks.spawn(link.clone().supervise(hooks, readiness.condition(), self.counters.clone()));
         };
-        let hooks = |scripts, clock: Arc<Clock>| {
-            Arc::new(CommandHooks { scripts, incarnation: self.incarnation.clone(), clock })
+        let hooks = |scripts, clock: Arc<Clock>, memory| {
+            Arc::new(CommandHooks { scripts, incarnation: self.incarnation.clone(), clock, memory })
         };
-        supervise(&self.commands, hooks(Vec::new(), self.clock.clone()));
+        supervise(&self.commands, hooks(Vec::new(), self.clock.clone(), Some(self.memory.clone())));
         // Each connection measures Redis' time for itself. Appends have no deadlines, so no other code reads this clock.
-        supervise(&self.appends, hooks(vec![self.scripts.append.clone()], Arc::new(Clock::new())));
+        supervise(&self.appends, hooks(vec![self.scripts.append.clone()], Arc::new(Clock::new()), None));
         for subscriber in &self.subscribers {
             supervise(subscriber.link(), Arc::new(SubscriberHooks(subscriber.clone())));
         }
@@ -410,5 +413,9 @@ impl Broker for RedisBroker {
 
     fn counters(&self) -> CountersSnapshot {
         self.inner.counters.snapshot()
+    }
+
+    fn store_memory(&self) -> Option<StoreMemory> {
+        self.inner.memory.last()
     }
 }

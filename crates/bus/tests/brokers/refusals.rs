@@ -336,6 +336,18 @@ async fn links_reopen_while_redis_is_full_and_leave_a_replica() {
     ready(&gateway).await;
 }
 
+#[tokio::test]
+async fn the_memory_of_redis_is_known_and_read_again() {
+    let redis = PrivateRedis::start();
+    let server = open(&redis, "server", Role::Server, unchanged);
+    ready(&server).await;
+    let first = server.store_memory().expect("read before the bus was ready");
+    assert!(first.used > 100_000 && first.limit == 0, "{first:?}");
+    let mut connection = redis.connection().await;
+    command(&mut connection, "CONFIG SET maxmemory 80000000").await;
+    eventually("the limit", async || server.store_memory().unwrap().limit == 80_000_000).await;
+}
+
 /// A query outlives the TTL of its session, and a socket holds another session for longer than the TTL.
 #[tokio::test]
 async fn running_and_held_sessions_do_not_expire() {

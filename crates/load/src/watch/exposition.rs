@@ -10,6 +10,10 @@ use std::{
 
 const TOKENS: &str = "server_tokens_total";
 const BUS_LAG: &str = "server_bus_lag_seconds_bucket{le=\"";
+const REDIS_USED: &str = "bus_memory_used_bytes";
+const REDIS_LIMIT: &str = "bus_memory_limit_bytes";
+/// Least limit of Redis' memory, in bytes. A smaller one is that of the fault `redis:full`.
+const LEAST_LIMIT: f64 = 1_048_576.0;
 const FIRST_SESSION: &str = "wsproxy_first_session_timestamp_seconds";
 const FIRST_QUERY: &str = "server_first_query_timestamp_seconds";
 const OVERFLOWS: &str = "wsproxy_outbox_overflows_total";
@@ -161,9 +165,36 @@ pub(super) fn first_served(page: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
+/// Returns the memory that Redis has left and its limit, both in MB, from the page of a server. `None` if the page does not tell, or if
+/// there is no limit.
+pub(super) fn redis_memory(page: &str) -> Option<(f64, f64)> {
+    let gauge = |name: &str| {
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.parse::<f64>().ok().filter(|bytes| bytes.is_finite() && *bytes >= 0.0)
+    };
+    let (used, limit) = (gauge(REDIS_USED)?, gauge(REDIS_LIMIT).filter(|&limit| limit >= LEAST_LIMIT)?);
+    let mb = |bytes: f64| bytes / f64::from(1 << 20);
+    Some((mb((limit - used).max(0.0)), mb(limit)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_of_redis_is_what_its_limit_leaves() {
+        let page = |used: &str, limit: &str| {
+            format!(
+                "# TYPE x gauge\nbus_memory_used_bytes {used}\nbus_memory_limit_bytes {limit}\nbus_ready 1\n"
+            )
+        };
+        assert_eq!(redis_memory(&page("786432000.0", "805306368.0")), Some((18.0, 768.0)));
+        assert_eq!(redis_memory(&page("905306368", "805306368")), Some((0.0, 768.0)), "beyond its limit");
+        for (used, limit) in [("5", "0"), ("5", "1"), ("NaN", "5e8"), ("5", "x"), ("-1", "5e8")] {
+            assert_eq!(redis_memory(&page(used, limit)), None, "{used} {limit}");
+        }
+        assert_eq!(redis_memory("bus_memory_used_bytes_total 5"), None);
+    }
 
     #[test]
     fn the_first_session_is_a_time_if_there_was_one() {

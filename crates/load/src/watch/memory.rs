@@ -1,10 +1,10 @@
-//! Assigns samples of memory to the phases of the run, and warns before the memory of this machine runs out.
+//! Assigns samples of memory to the phases of the run, and warns before the memory of this machine or of Redis runs out.
 
 use super::inventory::Member;
 use host::{MemoryRoom, Usage};
 use measure::{
     live::{LiveCounters, LiveTotals, totals},
-    memory::{Phase, note_available},
+    memory::{LowMemory, MemoryOf, Phase, note_available},
     observations::Observations,
     role,
 };
@@ -82,8 +82,11 @@ fn family_mb(pid: u32, generations: u32) -> Option<f64> {
     Some(own + children.into_iter().filter_map(|child| family_mb(child, generations - 1)).sum::<f64>())
 }
 
-/// Warns once before the memory of this machine runs out.
-pub(super) struct MemoryWatch(Warn);
+/// Warns once before the memory of this machine runs out, and once before that of Redis does.
+pub(super) struct MemoryWatch {
+    warn: Warn,
+    has_warned_of_redis: bool,
+}
 
 impl fmt::Debug for MemoryWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,18 +96,23 @@ impl fmt::Debug for MemoryWatch {
 
 impl MemoryWatch {
     pub(super) fn new(warn: Warn) -> Self {
-        Self(warn)
+        Self { warn, has_warned_of_redis: false }
     }
 
-    /// Reads the available memory at a second of the run.
-    pub(super) fn look(&self, second: u64, seen: &Mutex<Observations>) {
+    /// Reads the available memory of this machine at a second of the run, and looks at what was read of Redis.
+    pub(super) fn look(&mut self, second: u64, seen: &Mutex<Observations>) {
+        let of_redis = seen.lock().low_redis.as_ref().map(LowMemory::warning);
+        if let Some(warning) = of_redis.filter(|_| !self.has_warned_of_redis) {
+            self.has_warned_of_redis = true;
+            (self.warn)(warning);
+        }
         let Some(room) = MemoryRoom::read() else { return };
-        let of = if room.is_control_group { "the control group" } else { "this machine" };
+        let of = if room.is_control_group { MemoryOf::ControlGroup } else { MemoryOf::Machine };
         // The lock is released before the warning is printed, which can block.
         let warning =
             note_available(&mut seen.lock().low_memory, second, room.available_mb, room.total_mb, of);
         if let Some(warning) = warning {
-            (self.0)(warning);
+            (self.warn)(warning);
         }
     }
 }
@@ -125,6 +133,23 @@ mod tests {
             .map(|(name, mut phases)| (name, phases.next().unwrap().1.mean_mb))
             .collect();
         assert_eq!(means, [("redis", 5.0), ("wsproxy", 30.0), ("wsproxy-1", 10.0), ("wsproxy-2", 20.0)]);
+    }
+
+    #[test]
+    fn a_redis_that_fills_up_is_warned_of_once() {
+        let (warn, warnings) = std::sync::mpsc::channel();
+        let mut watch = MemoryWatch::new(Box::new(move |warning| warn.send(warning).unwrap()));
+        let seen = Mutex::new(Observations::default());
+        watch.look(1, &seen);
+        seen.lock().low_redis =
+            Some(LowMemory { second: 5, available_mb: 70.0, total_mb: 768.0, of: MemoryOf::Redis });
+        watch.look(2, &seen);
+        watch.look(3, &seen);
+        let of_redis =
+            || warnings.try_iter().filter(|warning| warning.starts_with("Redis")).collect::<Vec<_>>();
+        let expected = "Redis has only 70 of 768 MB of memory left (5 s into the run): at its limit Redis refuses every write, and \
+            queries stop; raise its `maxmemory` or use fewer sessions";
+        assert_eq!(of_redis(), [expected]);
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl PreparedWatch {
     pub fn start(self, epoch: Instant, counters: Vec<Arc<LiveCounters>>, warn: Warn) -> io::Result<Watch> {
         let Self { config, seen, mut tracker, scraper } = self;
         let members = tracker.members();
-        let memory = MemoryWatch::new(warn);
+        let mut memory = MemoryWatch::new(warn);
         let scraper = Arc::new(Mutex::new(scraper));
         let mut watch = Watch {
             epoch,

@@ -3,13 +3,17 @@
 
 use super::{
     call::{Call, Caller},
-    exposition::{CounterGrowth, first_served},
+    exposition::{CounterGrowth, first_served, redis_memory},
     inventory::Member,
     members::Members,
     settings::settings,
 };
 use http::{HeaderMap, StatusCode};
-use measure::{observations::Observations, role};
+use measure::{
+    memory::{MemoryOf, note_available},
+    observations::Observations,
+    role,
+};
 use parking_lot::Mutex;
 use std::io;
 
@@ -57,6 +61,10 @@ impl Scraper {
                 seen.first_served(&member.name, at);
             }
             seen.settings(&member.name, settings(&page));
+            if let Some((available_mb, total_mb)) = redis_memory(&page) {
+                // The thread that watches the memory of this machine warns.
+                note_available(&mut seen.low_redis, second, available_mb, total_mb, MemoryOf::Redis);
+            }
         }
         seen.lock().stack_counters = self.growth.figures();
     }

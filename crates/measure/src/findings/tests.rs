@@ -1,7 +1,11 @@
 //! Each rule, with observations that trigger it and others that do not.
 
 use super::*;
-use crate::{FaultLog, FaultStatus, Hop, HopMean, observations::BusLag};
+use crate::{
+    FaultLog, FaultStatus, Hop, HopMean,
+    memory::{LowMemory, MemoryOf},
+    observations::BusLag,
+};
 use std::time::Duration;
 
 fn titles(findings: &[Finding]) -> Vec<&str> {
@@ -35,6 +39,14 @@ fn each_rule_has_its_evidence() {
             observations(|w| w.restarts.extend([("redis".into(), 3), ("redis".into(), 8)])),
             "redis was restarted",
             "replaced it at 3 s, 8 s.",
+        ),
+        (
+            observations(|w| {
+                let of = MemoryOf::Redis;
+                w.low_redis = Some(LowMemory { second: 7, available_mb: 70.0, total_mb: 768.0, of });
+            }),
+            "Redis was about to run out of memory",
+            "At 7 s less than 10 % was available; the least was 70 of 768 MB.",
         ),
         (
             observations(|w| drop(w.failed.insert("api /ready".into(), (4, 2, 6, "503".into())))),

@@ -390,14 +390,16 @@ pub(super) fn resources(stored: &StoredRun) -> Markup {
 fn memory(stored: &StoredRun) -> Markup {
     let memory = &stored.summary["memory"];
     let processes = memory["processes"].as_object().into_iter().flatten();
-    let low = &memory["low"];
+    let low = ["low", "low_redis"].map(|key| &memory[key]);
     html! {
         @if !memory.is_null() {
             h3 { "Memory by phase, mean MB" }
-            @if let (Some(available), Some(total), Some(second)) =
-                (number(low, "available_mb"), number(low, "total_mb"), number(low, "second")) {
-                p { span.bad { "low" } " " (text(low, "of")) " had only " (format!("{available:.0} of {total:.0} MB"))
-                    " left, first at " (format!("{second:.0} s")) "." }
+            @for low in low {
+                @if let (Some(available), Some(total), Some(second)) =
+                    (number(low, "available_mb"), number(low, "total_mb"), number(low, "second")) {
+                    p { span.bad { "low" } " " (text(low, "of")) " had only " (format!("{available:.0} of {total:.0} MB"))
+                        " left, first at " (format!("{second:.0} s")) "." }
+                }
             }
             div.scroll tabindex="0" role="group" aria-label="table" { table {
                 thead { tr { th { "process" } @for phase in Phase::ALL { th { (phase.name()) } } } }

@@ -16,8 +16,8 @@ const COLUMNS: [Column; 5] = [
     Column::right("after", 10, 4),
 ];
 
-/// Returns the key `memory`: phases by process and role, and `low` if the memory of the machine was about to run out. `None` if no
-/// process was sampled.
+/// Returns the key `memory`: phases by process and role, and `low` and `low_redis` if the memory of the machine or of Redis was about
+/// to run out. `None` if no process was sampled.
 pub(super) fn json(info: &RunInfo) -> Option<Value> {
     let observations = &info.observations;
     if observations.memory.is_empty() {
@@ -29,13 +29,14 @@ pub(super) fn json(info: &RunInfo) -> Option<Value> {
     };
     let processes = observations.memory.iter().map(|(name, phases)| (name, phases.collect()));
     let processes: Map<_, _> = processes.map(process).collect();
-    Some(json!({ "processes": processes, "low": observations.low_memory }))
+    let (low, low_redis) = (&observations.low_memory, &observations.low_redis);
+    Some(json!({ "processes": processes, "low": low, "low_redis": low_redis }))
 }
 
-/// Adds a table with a row per role, and the warning about low memory.
+/// Adds a table with a row per role, and the warnings about low memory.
 pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
     let observations = &info.observations;
-    if let Some(low) = &observations.low_memory {
+    for low in observations.low_memory.iter().chain(&observations.low_redis) {
         out.entry("memory was low", &low.warning());
     }
     let roles = observations.memory.iter().filter(|(name, _)| role(name) == *name);
@@ -56,7 +57,10 @@ pub(super) fn section(out: &mut TextBuilder, info: &RunInfo) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use measure::{memory::LowMemory, observations::Observations};
+    use measure::{
+        memory::{LowMemory, MemoryOf},
+        observations::Observations,
+    };
 
     fn info() -> RunInfo {
         let mut observations = Observations::default();
@@ -69,8 +73,9 @@ mod tests {
         ] {
             observations.memory.add(name, phase, mb);
         }
-        observations.low_memory =
-            Some(LowMemory { second: 7, available_mb: 90.0, total_mb: 1_000.0, of: "this machine".into() });
+        let low = |available_mb, total_mb, of| Some(LowMemory { second: 7, available_mb, total_mb, of });
+        observations.low_memory = low(90.0, 1_000.0, MemoryOf::Machine);
+        observations.low_redis = low(70.0, 768.0, MemoryOf::Redis);
         RunInfo { observations, ..RunInfo::default() }
     }
 
@@ -84,6 +89,7 @@ mod tests {
         assert_eq!(json["processes"]["wsproxy-1"]["idle"]["max_mb"], 10.0);
         assert_eq!(json["processes"]["wsproxy-1"].get("after"), None);
         assert_eq!((&json["low"]["second"], &json["low"]["of"]), (&json!(7), &json!("this machine")));
+        assert_eq!(json["low_redis"]["of"], "Redis");
         assert_eq!(super::json(&RunInfo::default()), None);
     }
 
@@ -93,6 +99,7 @@ mod tests {
         section(&mut out, &info());
         let text = out.finish();
         assert!(text.contains("this machine has only 90 of 1000 MB"), "{text}");
+        assert!(text.contains("Redis has only 70 of 768 MB"), "{text}");
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert!(rows.contains(&vec!["wsproxy", "30.0", "55.0"]), "{text}");
         assert!(rows.contains(&vec!["redis", "8.0"]), "{text}");
