@@ -62,8 +62,9 @@ install_missing() {
     done
 }
 
-# Linters from PyPI, which has ready-made binaries. They are installed once, in a virtual environment below target/.
-readonly LINTERS=(typos==1.52.0 zizmor==1.32.0 check-jsonschema==0.39.0)
+# Linters from PyPI, which has ready-made binaries, and Grafana's types of dashboards. They are installed once, in a virtual environment
+# below target/.
+readonly LINTERS=(typos==1.52.0 zizmor==1.32.0 check-jsonschema==0.39.0 'grafana-foundation-sdk==1769699379!11.6.0')
 # axe-core, which the tests of the page load into the browser. Only its script is needed, and not what the package depends on.
 readonly AXE=axe-playwright-python==0.1.8
 readonly TOOLS=$PWD/target/linters
@@ -86,13 +87,14 @@ lint() { # PROGRAM ARGUMENTS...
     fi
 }
 
-# Checks configuration files of GitHub and Compose against the JSON schemas that the linter contains.
+# Checks configuration files of GitHub and Compose against the JSON schemas that the linter contains, and dashboards against Grafana's types.
 schemas() {
     lint check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
     lint check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
     lint check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
     lint check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
     lint check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+    lint python scripts/check_dashboard_types.py
 }
 
 log=$(mktemp)
