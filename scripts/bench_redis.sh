@@ -28,7 +28,8 @@ while (($#)); do
     shift
 done
 need jq redis-cli redis-server haproxy
-build release client
+# The same packages as bench.sh, so that nothing is compiled twice.
+build release benches wsproxy server client
 end_with stacks_down redis
 stack_up redis --servers 2 --proxies 2
 pid=$(jq -r '.processes[] | select(.name == "redis").pid' "$work/redis.json")
