@@ -25,9 +25,12 @@ use wsproxy::Config;
 
 pub(crate) const KEY: &str = "a key of thirty-two bytes or more";
 
+/// Time limit of everything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Returns the output of `future`, which must come within the time limit.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("nothing happened for 20 s")
+    tokio::time::timeout(PATIENCE, future).await.expect("nothing happened for 20 s")
 }
 
 pub(crate) fn unix_seconds() -> u64 {
@@ -255,12 +258,20 @@ impl Proxy {
 
     /// Waits until `/metrics` contains this line.
     pub(crate) async fn metric(&self, line: &str) {
-        soon(async {
-            while !self.get("/metrics").await.1.lines().any(|found| found == line) {
+        let name = line.split_once(' ').map_or(line, |(name, _)| name);
+        let mut last = String::new();
+        let wait = async {
+            loop {
+                let (_, page) = self.get("/metrics").await;
+                if page.lines().any(|found| found == line) {
+                    return;
+                }
+                last = page.lines().filter(|found| found.starts_with(name)).collect::<Vec<_>>().join("\n");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-        })
-        .await;
+        };
+        let outcome = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(outcome.is_ok(), "waited for `{line}`, and it is still `{last}`");
     }
 }
 

@@ -8,7 +8,7 @@ use bus::{Broker, BusConfig, ClaimRequest, Role};
 use futures_util::StreamExt;
 use protocol::{Kind, Position, SessionId};
 use std::{sync::Arc, time::Duration};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, handshake::client::Request};
 use uuid::Uuid;
 use wsproxy::Config;
 
@@ -61,9 +61,13 @@ async fn rolled(proxy: &Proxy, session: SessionId, ms: u32) -> Client {
 }
 
 async fn resumed(proxy: &Proxy, session: SessionId, after: Position) -> Client {
-    let mut request = rollup_request(proxy.address, session, LONG);
-    request.headers_mut().insert("last-event-id", after.to_string().parse().unwrap());
+    let request = after_position(rollup_request(proxy.address, session, LONG), after);
     Client::open(proxy.address, request).await.unwrap()
+}
+
+fn after_position(mut request: Request, after: Position) -> Request {
+    request.headers_mut().insert("last-event-id", after.to_string().parse().unwrap());
+    request
 }
 
 #[tokio::test]
@@ -257,8 +261,10 @@ async fn a_slow_consumer_is_noticed_and_loses_nothing() {
     let proxy =
         stack.proxy(|config| (config.send_buffer_bytes, config.outbox_bytes) = (Some(8192), 64 << 10)).await;
     let mut writer = Writer::on(&stack.server).await;
-    let request = rollup_request(proxy.address, writer.session, 20);
+    let request = after_position(rollup_request(proxy.address, writer.session, 20), Position::ZERO);
     let mut client = Client::open_narrow(proxy.address, request).await;
+    // A lane that still reads the log when the tokens begin would go on reading it, at the client's pace.
+    assert!(matches!(client.next().await, Seen::Resumed(_)));
     writer.claim().await;
     writer.tokens(TOKENS, 4096).await;
     writer.done().await;
