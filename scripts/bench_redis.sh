@@ -35,7 +35,9 @@ stack_up redis --servers 2 --proxies 2
 pid=$(jq -r '.processes[] | select(.name == "redis").pid' "$work/redis.json")
 socket=$work/redis/redis.sock
 # shellcheck disable=SC2086 # the setting is two words
-if [[ -n $setting ]]; then redis-cli -s "$socket" config set $setting >/dev/null; fi
+if [[ -n $setting ]]; then
+    [[ $(redis-cli -s "$socket" config set $setting) == OK ]] || die "Redis does not take the setting '$setting'" 104
+fi
 
 cpu_ns() { cat "/proc/$pid/task"/*/schedstat | awk '{ sum += $1 } END { printf "%.0f", sum }'; }
 

@@ -367,7 +367,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Returns what the bus has counted since it was opened.
     fn counters(&self) -> CountersSnapshot;
 
-    /// Returns how much memory the bus's store used some seconds ago. `None` if it is not known.
+    /// Returns how much memory the bus's store used some seconds ago. `None` if it is not known; only servers read it.
     fn store_memory(&self) -> Option<StoreMemory> {
         None
     }

@@ -290,7 +290,6 @@ body = { text = "{{prompt}}" }
 text = "/delta"
 [numbering]
 number = "event-id"
-counts = "messages"
 [[rules]]
 is = "token"
 event = "delta"
@@ -307,7 +306,8 @@ via = "stream"
 path = "/ask/{{query}}"
 headers = { Last-Event-ID = "{{last_id}}" }
 "#;
-    let text = ["delivery = \"at-least-once\"", EVENTS, resume].concat();
+    let counted = EVENTS.replace("number = \"event-id\"", "number = \"event-id\"\ncounts = \"messages\"");
+    let text = ["delivery = \"at-least-once\"", &counted, resume].concat();
     let file = parse(&text).unwrap();
     assert_eq!((file.transport, file.delivery), (Transport::Sse, Delivery::AtLeastOnce));
     let (mut conversation, mut answer) = asked(&file);

@@ -2,7 +2,7 @@
 //! Callers get the present connection or an error at once. No caller waits for a connection attempt.
 
 use super::{clock::Clock, incarnation::Incarnation, readiness::Condition};
-use crate::{BusError, Counters, StoreMemory, rules::Refusal};
+use crate::{BusError, Counters, rules::Refusal};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{
@@ -10,10 +10,7 @@ use redis::{
     aio::MultiplexedConnection,
 };
 use std::{
-    sync::{
-        Arc, Once,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 use tokio::{sync::Notify, time};
@@ -22,8 +19,6 @@ use tokio::{sync::Notify, time};
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Number of probes from one reading of Redis' memory to the next.
-const PROBES_PER_READING: u32 = 5;
 /// A probe that takes longer shows that the connection cannot serve now.
 const PROBE_LATE: Duration = Duration::from_secs(1);
 const BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
@@ -273,46 +268,14 @@ pub(super) struct CommandHooks {
     pub(super) incarnation: Arc<Incarnation>,
     /// Redis' time, measured on this link.
     pub(super) clock: Arc<Clock>,
-    /// Redis' memory, read on this link. `None` if another link reads it.
-    pub(super) memory: Option<Arc<MemoryReading>>,
-}
-
-/// The memory of Redis as it was read last.
-#[derive(Default)]
-pub(super) struct MemoryReading {
-    last: Mutex<Option<StoreMemory>>,
-    probes: AtomicU32,
-}
-
-impl MemoryReading {
-    /// Returns the last reading. `None` before the first one, and if this user may not read it.
-    pub(super) fn last(&self) -> Option<StoreMemory> {
-        *self.last.lock()
-    }
-
-    /// Reads the memory if that is due at this probe.
-    async fn probe(&self, connection: &mut MultiplexedConnection) {
-        if self.probes.fetch_add(1, Relaxed).is_multiple_of(PROBES_PER_READING) {
-            self.read(connection).await;
-        }
-    }
-
-    /// Reads the memory. A failure changes nothing: the probe of the link finds a broken connection.
-    async fn read(&self, connection: &mut MultiplexedConnection) {
-        let info: RedisResult<InfoDict> = redis::cmd("INFO").arg("memory").query_async(connection).await;
-        let Ok(info) = info else { return };
-        if let (Some(used), Some(limit)) = (info.get("used_memory"), info.get("maxmemory")) {
-            *self.last.lock() = Some(StoreMemory { used, limit });
-        }
-        if let Some(policy) = info.get::<String>("maxmemory_policy") {
-            warn_of_eviction(&policy);
-        }
-    }
 }
 
 /// Warns once if Redis evicts keys when it is full, because parts of streams would then be lost without an error.
-fn warn_of_eviction(policy: &str) {
+async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
     static WARNED: Once = Once::new();
+    let info: RedisResult<InfoDict> = redis::cmd("INFO").arg("memory").query_async(connection).await;
+    // A user that may not read the setting gets no warning.
+    let Some(policy) = info.ok().and_then(|info| info.get::<String>("maxmemory_policy")) else { return };
     if policy != "noeviction" {
         WARNED.call_once(|| {
             tracing::warn!(
@@ -338,21 +301,15 @@ impl LinkHooks for CommandHooks {
         for script in &self.scripts {
             script.load_async(connection).await?;
         }
-        if let Some(memory) = &self.memory {
-            memory.read(connection).await;
-        }
+        warn_of_eviction(connection).await;
         self.clock.start(connection).await?;
         // Last, before the link carries commands: a caller must not write to a Redis that has lost data without
         // noticing.
         self.incarnation.check(connection).await
     }
 
-    /// Measures Redis' time and checks the mark, so that a loss of data is noticed even if no calls are made. Sometimes reads
-    /// Redis' memory.
+    /// Measures Redis' time and checks the mark, so that a loss of data is noticed even if no calls are made.
     async fn probe(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
-        if let Some(memory) = &self.memory {
-            memory.probe(connection).await;
-        }
         self.clock.measure(connection).await?;
         let mut get = redis::cmd("GET");
         let mark: Option<Vec<u8>> = get.arg(self.incarnation.mark_key()).query_async(connection).await?;

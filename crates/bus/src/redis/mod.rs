@@ -12,6 +12,7 @@ mod heartbeat;
 mod incarnation;
 mod link;
 mod lost_queries;
+mod memory;
 mod per_session;
 mod readiness;
 mod reading;
@@ -31,7 +32,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use clock::Clock;
 use incarnation::Incarnation;
-use link::{CommandHooks, Link, LinkHooks, MemoryReading};
+use link::{CommandHooks, Link, LinkHooks};
 use parking_lot::Mutex;
 use per_session::SkippedSessions;
 use protocol::{GapPolicy, Names, SessionId};
@@ -100,8 +101,8 @@ struct Inner {
     commands: Arc<Link>,
     /// Redis' time, measured on the connection for commands.
     clock: Arc<Clock>,
-    /// Redis' memory, read on the connection for commands.
-    memory: Arc<MemoryReading>,
+    /// Redis' memory as it was read last. `None` in gateways, and while it is not known.
+    memory: Mutex<Option<StoreMemory>>,
     appends: Arc<Link>,
     reading: Reading,
     subscribers: Vec<Arc<Subscriber>>,
@@ -126,6 +127,7 @@ impl RedisBroker {
         tasks.spawn(renewal::run(inner.clone()));
         if inner.config.role == Role::Server {
             tasks.spawn(heartbeat::run(inner.clone(), readiness.condition(), leaves));
+            tasks.spawn(memory::run(inner.clone()));
         }
         Ok(Self { inner, control_reader: Mutex::new(Some(control_reader)), readiness, _tasks: tasks })
     }
@@ -181,7 +183,7 @@ impl Inner {
             left: AtomicBool::new(false),
             commands: Link::new(client.clone(), "commands"),
             clock: Arc::new(Clock::new()),
-            memory: Arc::default(),
+            memory: Mutex::default(),
             appends: Link::new(client.clone(), "appends"),
             config,
             owner,
@@ -199,12 +201,12 @@ impl Inner {
         let mut supervise = |link: &Arc<Link>, hooks: Arc<dyn LinkHooks>| {
             tasks.spawn(link.clone().supervise(hooks, readiness.condition(), self.counters.clone()));
         };
-        let hooks = |scripts, clock: Arc<Clock>, memory| {
-            Arc::new(CommandHooks { scripts, incarnation: self.incarnation.clone(), clock, memory })
+        let hooks = |scripts, clock: Arc<Clock>| {
+            Arc::new(CommandHooks { scripts, incarnation: self.incarnation.clone(), clock })
         };
-        supervise(&self.commands, hooks(Vec::new(), self.clock.clone(), Some(self.memory.clone())));
+        supervise(&self.commands, hooks(Vec::new(), self.clock.clone()));
         // Each connection measures Redis' time for itself. Appends have no deadlines, so no other code reads this clock.
-        supervise(&self.appends, hooks(vec![self.scripts.append.clone()], Arc::new(Clock::new()), None));
+        supervise(&self.appends, hooks(vec![self.scripts.append.clone()], Arc::new(Clock::new())));
         for subscriber in &self.subscribers {
             supervise(subscriber.link(), Arc::new(SubscriberHooks(subscriber.clone())));
         }
@@ -416,6 +418,6 @@ impl Broker for RedisBroker {
     }
 
     fn store_memory(&self) -> Option<StoreMemory> {
-        self.inner.memory.last()
+        *self.inner.memory.lock()
     }
 }

@@ -4,7 +4,7 @@ use crate::support::{
     Fixture, PATIENCE, PrivateRedis, Reader, ask, command, eventually, expected, key, make_log_unusable,
     open, query_batch, ready, request, terminator_batch, unchanged,
 };
-use bus::{Appended, Batch, Broker, BusError, ClaimError, LaneEnd, Refusal, Role, Start};
+use bus::{Appended, Batch, Broker, BusError, ClaimError, LaneEnd, Refusal, Role, Start, StoreMemory};
 use protocol::{Kind, Position, SessionId, encode_error};
 use redis::{Value, aio::MultiplexedConnection};
 use std::{sync::Arc, time::Duration};
@@ -341,11 +341,13 @@ async fn the_memory_of_redis_is_known_and_read_again() {
     let redis = PrivateRedis::start();
     let server = open(&redis, "server", Role::Server, unchanged);
     ready(&server).await;
-    let first = server.store_memory().expect("read before the bus was ready");
+    eventually("the first reading", async || server.store_memory().is_some()).await;
+    let first = server.store_memory().unwrap();
     assert!(first.used > 100_000 && first.limit == 0, "{first:?}");
     let mut connection = redis.connection().await;
     command(&mut connection, "CONFIG SET maxmemory 80000000").await;
-    eventually("the limit", async || server.store_memory().unwrap().limit == 80_000_000).await;
+    let is_limit = |memory: StoreMemory| memory.limit == 80_000_000;
+    eventually("the limit", async || server.store_memory().is_some_and(is_limit)).await;
 }
 
 /// A query outlives the TTL of its session, and a socket holds another session for longer than the TTL.

@@ -47,6 +47,7 @@ pub struct Watch {
     threads: Vec<JoinHandle<()>>,
     seen: Arc<Mutex<Observations>>,
     scraper: Arc<Mutex<Scraper>>,
+    memory: Arc<Mutex<MemoryWatch>>,
     members: Members,
 }
 
@@ -99,7 +100,7 @@ impl PreparedWatch {
     pub fn start(self, epoch: Instant, counters: Vec<Arc<LiveCounters>>, warn: Warn) -> io::Result<Watch> {
         let Self { config, seen, mut tracker, scraper } = self;
         let members = tracker.members();
-        let mut memory = MemoryWatch::new(warn);
+        let memory = Arc::new(Mutex::new(MemoryWatch::new(warn)));
         let scraper = Arc::new(Mutex::new(scraper));
         let mut watch = Watch {
             epoch,
@@ -107,6 +108,7 @@ impl PreparedWatch {
             threads: Vec::new(),
             seen: Arc::clone(&seen),
             scraper: Arc::clone(&scraper),
+            memory: Arc::clone(&memory),
             members: Arc::clone(&members),
         };
         let seen_by_scraper = Arc::clone(&seen);
@@ -123,7 +125,7 @@ impl PreparedWatch {
         let seen_too = Arc::clone(&seen);
         watch.begin("watch-processes", reads(), move |second| {
             resources.sample(second, &seen_too);
-            memory.look(second, &seen_too);
+            memory.lock().look(second, &seen_too);
         })?;
         let mut checks =
             HealthChecks::new(&config, members).map_err(|error| unwritable(&error, &config.health))?;
@@ -167,6 +169,7 @@ impl Watch {
         self.stop();
         let second = self.epoch.elapsed().as_secs().max(1);
         self.scraper.lock().scrape(second, &self.seen);
+        self.memory.lock().look(second, &self.seen);
         sample_outside(&self.members.lock(), Phase::After, &self.seen);
         std::mem::take(&mut *self.seen.lock())
     }

@@ -381,14 +381,13 @@ pub(super) fn resources(stored: &StoredRun) -> Markup {
                 (over_time(stored, "Threads", by_process(|process| &process.threads)))
                 (over_time(stored, "Slowest health check, ms", health))
             }
-            (memory(stored))
+            (memory(&stored.summary["memory"]))
         }
     }
 }
 
 /// Returns the mean memory of each process and role by phase of the run.
-fn memory(stored: &StoredRun) -> Markup {
-    let memory = &stored.summary["memory"];
+fn memory(memory: &Value) -> Markup {
     let processes = memory["processes"].as_object().into_iter().flatten();
     let low = ["low", "low_redis"].map(|key| &memory[key]);
     html! {
@@ -470,6 +469,7 @@ pub(super) fn figure(chart: &Chart, faults: &[(f64, String)]) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn code_in_a_sentence() {
@@ -480,6 +480,25 @@ mod tests {
         ] {
             assert_eq!(with_code(words).into_string(), markup);
         }
+    }
+
+    #[test]
+    fn a_machine_and_a_redis_with_little_memory_are_named() {
+        let low = |of: &str| json!({ "second": 7, "available_mb": 70.4, "total_mb": 768, "of": of });
+        let of = |low: Value, low_redis: Value| {
+            let memory = json!({ "processes": {}, "low": low, "low_redis": low_redis });
+            memory_text(&memory)
+        };
+        let sentence = |of: &str| format!("{of} had only 70 of 768 MB left, first at 7 s.");
+        let both = of(low("this machine"), low("Redis"));
+        assert!(both.contains(&sentence("this machine")) && both.contains(&sentence("Redis")), "{both}");
+        assert!(!of(Value::Null, Value::Null).contains("had only"));
+        // Results of earlier versions.
+        assert!(!memory_text(&json!({ "processes": {}, "low": null })).contains("had only"));
+    }
+
+    fn memory_text(value: &Value) -> String {
+        memory(value).into_string()
     }
 
     #[test]
