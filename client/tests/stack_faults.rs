@@ -154,7 +154,7 @@ async fn a_run_warns_of_a_redis_that_is_nearly_full() {
 
     let mut client =
         streamstress(&["--api-url", &up.haproxies[0].api_url, "--wsproxy-url", &up.haproxies[0].ws_url]);
-    client.args(["--clients", "3", "--answer-tokens", "30", "--itl-ms", "100", "--quiet"]);
+    client.args(["--clients", "3", "--queries", "1", "--answer-tokens", "30", "--itl-ms", "100", "--quiet"]);
     client.arg("--fault-stack").arg(&state_dir).arg("--output-dir").arg(&results);
     let output = client.output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
