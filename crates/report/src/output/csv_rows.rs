@@ -24,8 +24,11 @@ pub(super) const COLUMNS: [&str; COUNT] = {
     names
 };
 
-/// The name of each column, and what its cell contains. New columns come last: readers may know columns by their number.
-const CELLS: [(&str, fn(&Row<'_>) -> String); COUNT] = [
+/// Returns what a cell of a row contains.
+type Cell = fn(&Row<'_>) -> String;
+
+/// The name of each column and its cell. New columns come last: readers may know columns by their number.
+const CELLS: [(&str, Cell); COUNT] = [
     ("session_id", |row| row.query.session.map(|id| id.to_string()).unwrap_or_default()),
     ("query_num", |row| row.query.query_num.to_string()),
     ("latency", |row| number(row.times.e2el_ms.map(|ms| ms / 1e3), 6)),
