@@ -33,8 +33,6 @@ use tokio::{
 
 /// Time over which clients start, evenly.
 const RAMP_UP: Duration = Duration::from_secs(4);
-/// When our client's memory is first read. It has started, and few sessions are open.
-const FIRST_SNAPSHOT: Duration = Duration::from_millis(200);
 /// Time by which streams are longer than the window, so that each of them covers all of it.
 const SPARE: Duration = Duration::from_secs(2);
 /// Time limit for opening all sockets, and for ending after the streams.
@@ -111,18 +109,10 @@ async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
     let mut watched = rig.watched();
     watched.push(Watched { group: "client".into(), pid: client.pid, with_children: true });
     let began = Instant::now();
-    let first = match options.client {
-        Clients::Ours => {
-            sleep_until(began + FIRST_SNAPSHOT).await;
-            let first = Snapshot::take(&watched).context("the client ended at once")?;
-            sleep_until(began + RAMP_UP).await;
-            Some(first)
-        }
-        Clients::Tsung | Clients::K6 => {
-            wait_for_sockets(rig, &load).await?;
-            None
-        }
-    };
+    match options.client {
+        Clients::Ours => sleep_until(began + RAMP_UP).await,
+        Clients::Tsung | Clients::K6 => wait_for_sockets(rig, &load).await?,
+    }
     sleep(options.shape.warm_up).await;
     let begin = Snapshot::take(&watched)?;
     sleep(options.shape.duration).await;
@@ -140,11 +130,6 @@ async fn run(rig: &Rig, options: &Client) -> anyhow::Result<Record> {
         Clients::K6 => k6::judge(&mut record, &load, status)?,
     }
     write_usage(&mut record, &last.since(&begin), rate * options.shape.duration.as_secs_f64());
-    if let Some(first) = first {
-        let opened_since = f64::from(load.clients) * (1.0 - FIRST_SNAPSHOT.div_duration_f64(RAMP_UP));
-        let grown = last.rss_kib("client") - first.rss_kib("client");
-        record.add("rss_kib_per_connection{client}", grown / opened_since);
-    }
     record.add("rss_mib{client}", last.rss_kib("client") / 1024.0);
     record.add("rss_peak_kib_per_client", last.peak_rss_kib("client") / f64::from(load.clients));
     Ok(record)

@@ -249,7 +249,7 @@ pub struct TargetArgs {
 /// What `streamstress target` does.
 #[derive(Clone, Debug, Subcommand)]
 pub enum TargetCommand {
-    /// Ask one question and print each message with its meaning
+    /// Ask two questions and print each message with its meaning
     ///
     /// Explains what does not match, and what to change in the file. Exit codes: 0 the file fits the backend, 99 it does not, 104 the file
     /// is invalid or the backend cannot be reached.

@@ -163,6 +163,10 @@ fn runs_are_started_compared_and_deleted_by_keyboard_alone() {
         // A busy machine makes a run INVALID.
         browser.wait("['PASS', 'INVALID'].includes(document.querySelector('#verdict').innerText)");
         browser.wait("document.querySelector('#controls').hidden");
+        // The figures of the whole run, not those of its last status.
+        let tiles = browser.text("#tiles");
+        let queries = summaries(dir.path()).last().unwrap()["queries_total"].clone();
+        assert!(tiles.starts_with(&format!("0\nsessions\n0\ntokens/s\n{queries}\nqueries\n")), "{tiles}");
         browser.value("document.activeElement.blur()");
     }
     browser.tab_to("nav a[href='#history']");

@@ -27,8 +27,17 @@ pub(super) fn judge(record: &mut Record, load: &Load, status: ExitStatus) -> any
     for name in ["tokens_expected", "tokens_received", "tokens_lost", "p99_itl_ms"] {
         record.add(name, summary.get(name).and_then(Value::as_f64).unwrap_or(0.0));
     }
+    if let Some(mb) = grown_mb(&summary) {
+        record.add("rss_kib_per_connection{client}", mb * 1024.0 / f64::from(load.clients));
+    }
     copy_verdict(record, &summary);
     Ok(())
+}
+
+/// Returns by how much the client's memory has grown since no session was open, in MB.
+fn grown_mb(summary: &Value) -> Option<f64> {
+    let mb = |sample: &str| summary.pointer(&format!("/memory/processes/client/{sample}"))?.as_f64();
+    Some(mb("streaming/max_mb")? - mb("idle/mean_mb")?)
 }
 
 fn summary(directory: &Path) -> anyhow::Result<Value> {
@@ -54,6 +63,14 @@ fn copy_verdict(record: &mut Record, summary: &Value) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn memory_is_counted_from_the_idle_client() {
+        let client = json!({ "idle": { "mean_mb": 23.0 }, "streaming": { "mean_mb": 35.0, "max_mb": 38.5 } });
+        let summary = |client| json!({ "memory": { "processes": { "client": client } } });
+        assert_eq!(grown_mb(&summary(client)), Some(15.5));
+        assert_eq!(grown_mb(&summary(json!({ "streaming": { "max_mb": 38.5 } }))), None);
+    }
 
     #[test]
     fn the_record_has_the_verdict_of_the_client() {

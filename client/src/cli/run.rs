@@ -135,7 +135,7 @@ pub struct RunArgs {
     /// Queries per session, one after the other [default: 10]
     #[arg(short, long, value_name = "N", help_heading = WORKLOAD)]
     pub queries: Option<i64>,
-    /// Time over which sessions start [default: 1s per 500 clients]
+    /// Time over which sessions start [default: 1s per 500 clients, at least 1s]
     #[arg(long, value_name = "DURATION", help_heading = WORKLOAD)]
     pub ramp_up: Option<DurationText>,
     /// Send queries until this time is over, for example 5m

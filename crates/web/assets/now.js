@@ -30,7 +30,8 @@ export function take(event) {
       break;
     }
     case 'amendment': run.amendments.push(event); break;
-    case 'verdict': run.verdict = event; break;
+    // The sums of the whole run; the last status is older.
+    case 'verdict': run.verdict = event; run.status &&= { ...run.status, ...event }; break;
   }
   draw();
 }
@@ -133,7 +134,8 @@ function controls() {
 }
 
 function tiles() {
-  const { status, second } = run;
+  const { status } = run;
+  const second = run.verdict ? { sessions: 0, tokens_received: 0 } : run.second;
   const target = second?.target === null || second?.target === undefined ? '' : ` of ${figure(second.target)}`;
   const sessions = run.plan?.unit === 'sessions' ? `${count(second?.sessions)}${target}` : count(second?.sessions);
   const error = status?.e2el_error_ms?.p99;

@@ -282,7 +282,7 @@ fn write_up(
 ) -> io::Result<Finished> {
     let conclusion = Conclusion::of(&run, info, criteria);
     let last = |written, dropped| {
-        events::verdict(&conclusion.judgement, info, conclusion.exit_code, written, dropped)
+        events::verdict(&conclusion.judgement, &run, info, conclusion.exit_code, written, dropped)
     };
     let info = RunInfo { events: events.map(|events| events.end(last)), ..info.clone() };
     let write = |path: &Path, outcome: io::Result<()>| {

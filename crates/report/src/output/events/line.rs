@@ -12,8 +12,8 @@ use crate::{
     values::printable,
 };
 use measure::{
-    FaultRecord, FaultStatus, GeneratorFigures, Hop, Interval, Judgement, Metric, QueryTimes, Reading,
-    RunData, Statistic,
+    FaultRecord, FaultStatus, GeneratorFigures, Hop, Interval, Judgement, Metric, QueryCounts, QueryTimes,
+    Reading, RunData, Statistic, TokenCounts,
     defects::{Defect, Defects},
     record::{Failure, LossCause, Moment, QueryRecord, Reconnect, SessionRecord},
     threshold::{Operator, Outcome, State},
@@ -207,15 +207,6 @@ pub(in crate::output) fn status(at: Moment, standing: &Standing<'_>) -> Value {
     let rest = json!({
         "verdict": judgement.map(|judgement| judgement.verdict.name()),
         "verdict_reason": judgement.map(|judgement| judgement.reason.as_str()),
-        "queries": live.queries.total,
-        "queries_ok": live.queries.ok,
-        "tokens_expected": live.tokens.expected,
-        "tokens_received": live.tokens.received,
-        "tokens_lost": live.tokens.lost,
-        "tokens_duplicated": live.tokens.duplicated,
-        "tokens_reordered": live.tokens.reordered,
-        "reconnect_attempts": live.reconnect_attempts,
-        "reconnects_ok": live.reconnects,
         "recent": Map::from_iter(recent),
         "hops_ms": Map::from_iter(hops),
         "e2el_error_ms": { "p50": error(50.0), "p99": error(99.0) },
@@ -226,9 +217,26 @@ pub(in crate::output) fn status(at: Moment, standing: &Standing<'_>) -> Value {
     });
     let mut status = event("status", at, rest);
     if let (Some(status), found) = (status.as_object_mut(), defects(&live.defects)) {
+        status.extend(sums(&live.queries, &live.tokens, live.reconnect_attempts, live.reconnects));
         status.extend(found);
     }
     status
+}
+
+/// Returns the sums over the queries that ended.
+fn sums(queries: &QueryCounts, tokens: &TokenCounts, attempts: u64, reconnects: u64) -> Map<String, Value> {
+    let sums = [
+        ("queries", queries.total),
+        ("queries_ok", queries.ok),
+        ("tokens_expected", tokens.expected),
+        ("tokens_received", tokens.received),
+        ("tokens_lost", tokens.lost),
+        ("tokens_duplicated", tokens.duplicated),
+        ("tokens_reordered", tokens.reordered),
+        ("reconnect_attempts", attempts),
+        ("reconnects_ok", reconnects),
+    ];
+    sums.into_iter().map(|(name, sum)| (name.to_owned(), sum.into())).collect()
 }
 
 /// Returns the outcome of a threshold so far. `margin` is the distance to the limit as a share of the limit, negative beyond it.
@@ -326,12 +334,13 @@ pub(in crate::output) fn amendment(amendment: &Amendment) -> Value {
 /// Creates the last event: the verdict.
 pub(in crate::output) fn verdict(
     judgement: &Judgement,
+    run: &RunData,
     info: &RunInfo,
     exit_code: u8,
     written: u64,
     dropped: u64,
 ) -> Value {
-    let mut rest = Map::new();
+    let mut rest = sums(&run.queries, &run.tokens, run.reconnect_attempts, run.reconnects_ok);
     rest.insert("verdict".into(), judgement.verdict.name().into());
     rest.insert("verdict_reason".into(), judgement.reason.as_str().into());
     rest.insert("interrupted".into(), info.interrupted.into());
