@@ -6,14 +6,14 @@ cd "$(dirname "$0")/.."
 . scripts/native.sh
 
 usage() {
-    cat <<'END_OF_USAGE'
+    cat <<'END'
 Usage: scripts/bench_redis.sh [OPTIONS]
 
   --rates LIST   queries per second, separated by commas (500,1500,3000)
   --seconds N    duration of each measurement (10)
   --setting S    a setting of Redis and its value, for example 'stream-node-max-bytes 1024'
   --help         this text
-END_OF_USAGE
+END
 }
 
 rates=(500 1500 3000) seconds=10 setting=''

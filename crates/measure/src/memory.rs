@@ -114,15 +114,20 @@ pub struct LowMemory {
 
 /// Whose memory runs out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "&'static str")]
 pub enum MemoryOf {
     /// The machine of this process.
-    #[serde(rename = "this machine")]
     Machine,
     /// The control group of this process, which has a limit of its own.
-    #[serde(rename = "the control group")]
     ControlGroup,
     /// The Redis of the stack, which has a limit (`maxmemory`).
     Redis,
+}
+
+impl From<MemoryOf> for &'static str {
+    fn from(of: MemoryOf) -> Self {
+        of.name()
+    }
 }
 
 impl MemoryOf {

@@ -30,8 +30,7 @@ export function take(event) {
       break;
     }
     case 'amendment': run.amendments.push(event); break;
-    // The sums of the whole run; the last status is older.
-    case 'verdict': run.verdict = event; run.status &&= { ...run.status, ...event }; break;
+    case 'verdict': run.verdict = event; break;
   }
   draw();
 }
@@ -134,7 +133,8 @@ function controls() {
 }
 
 function tiles() {
-  const { status } = run;
+  // The verdict has the sums of the whole run; the last status is older.
+  const status = run.verdict ? { ...run.status, ...run.verdict } : run.status;
   const second = run.verdict ? { sessions: 0, tokens_received: 0 } : run.second;
   const target = second?.target === null || second?.target === undefined ? '' : ` of ${figure(second.target)}`;
   const sessions = run.plan?.unit === 'sessions' ? `${count(second?.sessions)}${target}` : count(second?.sessions);

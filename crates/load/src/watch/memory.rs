@@ -101,10 +101,12 @@ impl MemoryWatch {
 
     /// Reads the available memory of this machine at a second of the run, and looks at what was read of Redis.
     pub(super) fn look(&mut self, second: u64, seen: &Mutex<Observations>) {
-        let of_redis = seen.lock().low_redis.as_ref().map(LowMemory::warning);
-        if let Some(warning) = of_redis.filter(|_| !self.has_warned_of_redis) {
-            self.has_warned_of_redis = true;
-            (self.warn)(warning);
+        if !self.has_warned_of_redis {
+            let warning = seen.lock().low_redis.as_ref().map(LowMemory::warning);
+            if let Some(warning) = warning {
+                self.has_warned_of_redis = true;
+                (self.warn)(warning);
+            }
         }
         let Some(room) = MemoryRoom::read() else { return };
         let of = if room.is_control_group { MemoryOf::ControlGroup } else { MemoryOf::Machine };
