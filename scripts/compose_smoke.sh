@@ -24,7 +24,6 @@ USAGE
 }
 
 say() { printf '── %s\n' "$*"; }
-fail() { printf 'compose_smoke: %s\n' "$*" >&2; exit 1; }
 skip() { printf 'compose_smoke: skipped, %s\n' "$*"; exit 0; }
 
 case "${1:-}" in
@@ -63,6 +62,7 @@ tear_down() {
         printf 'compose_smoke: containers of %s are left\n' "$PROJECT" >&2
         status=1
     fi
+    echo "${failure:-}" >&2
     exit "$status"
 }
 
@@ -88,7 +88,7 @@ await_healthy() { # service count
         [[ $states == "$2 healthy" ]] && return
         sleep 0.5
     done
-    fail "$1: expected $2 healthy containers, found ${states:-none} after two minutes"
+    die "$1: expected $2 healthy containers, found ${states:-none} after two minutes"
 }
 
 http_get() { # port path
@@ -113,7 +113,7 @@ await_gateways() { # count
         ((up == $1)) && return
         sleep 0.5
     done
-    fail "HAProxy reports $up gateways as up after 30 seconds, expected $1"
+    die "HAProxy reports $up gateways as up after 30 seconds, expected $1"
 }
 
 # Runs the client as a container. INVALID (98) is accepted if all queries are ok: latencies do not matter here.
@@ -124,7 +124,7 @@ run_load() { # OPTIONS of `run`
         newest=$(find "$RESULTS_DIR" -name '*_summary.json' | sort | tail -n 1)
         grep -Eqs "\"queries_ok\": *$((CLIENTS * QUERIES))," "$newest" && status=0
     fi
-    ((status == 0)) || fail "the client ended with exit code $status"
+    ((status == 0)) || die "the client ended with exit code $status"
 }
 
 check_hardening() {
@@ -132,14 +132,14 @@ check_hardening() {
     for service in server wsproxy redis haproxy; do
         for id in $(containers "$service"); do
             user=$(docker exec "$id" id -u)
-            [[ $user != 0 ]] || fail "$service runs as root"
+            [[ $user != 0 ]] || die "$service runs as root"
         done
     done
     addresses=$(docker ps -q --filter "label=com.docker.compose.project=$PROJECT" |
         xargs docker inspect --format '{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}} {{end}}{{end}}' | xargs -n1 | sort -u)
-    if [[ -z $addresses ]] || grep -qv '^127\.' <<<"$addresses"; then fail "ports are published on: $addresses"; fi
+    if [[ -z $addresses ]] || grep -qv '^127\.' <<<"$addresses"; then die "ports are published on: $addresses"; fi
     id=$(containers server | head -n 1)
-    [[ $(docker exec "$id" stat -c '%a %u' /run/streamstress/jwt_secret) == "400 10001" ]] || fail "the secret's file is open to others"
+    [[ $(docker exec "$id" stat -c '%a %u' /run/streamstress/jwt_secret) == "400 10001" ]] || die "the secret's file is open to others"
 }
 
 # Checks that a client on the host finds all published ports of the gateways.
@@ -148,7 +148,7 @@ check_published_ports() {
     plan=$("$bin/streamstress" --dry-run --clients 20 --queries 1 \
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT")
     for address in 127.0.0.{1,2,3,4}; do
-        [[ $plan == *"$address:$WS_PORT"* ]] || fail "the client does not find the published port $address:$WS_PORT: $plan"
+        [[ $plan == *"$address:$WS_PORT"* ]] || die "the client does not find the published port $address:$WS_PORT: $plan"
     done
 }
 
@@ -165,13 +165,13 @@ scale_during_a_run() {
     STREAMSTRESS_ANSWER_TOKENS=80 STREAMSTRESS_ITL_MS=50 "$bin/streamstress" --clients "$CLIENTS" --queries 8 --ramp-up 8s \
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT" --output-dir "$results" \
         --fault-stack "compose:$PROJECT" --fault wsproxy:scale=5@2s --fault wsproxy:scale=2@14s || status=$?
-    ((status == 0 || status == 98)) || fail "the client ended with exit code $status"
-    (($(grep -Eo '"outcome": *"injected"' "$results"/*_summary.json | wc -l) == 2)) || fail "the gateways were not scaled twice"
-    (($(summary_number "$results" queries_ok) == CLIENTS * 8)) || fail "queries failed while the gateways were scaled"
+    ((status == 0 || status == 98)) || die "the client ended with exit code $status"
+    (($(grep -Eo '"outcome": *"injected"' "$results"/*_summary.json | wc -l) == 2)) || die "the gateways were not scaled twice"
+    (($(summary_number "$results" queries_ok) == CLIENTS * 8)) || die "queries failed while the gateways were scaled"
     for key in tokens_lost tokens_duplicated tokens_reordered; do
-        (($(summary_number "$results" "$key") == 0)) || fail "$key is not 0 after the gateways were scaled"
+        (($(summary_number "$results" "$key") == 0)) || die "$key is not 0 after the gateways were scaled"
     done
-    (($(summary_number "$results" total_successful_reconnects) > 0)) || fail "no session moved to another gateway"
+    (($(summary_number "$results" total_successful_reconnects) > 0)) || die "no session moved to another gateway"
     await_gateways 2
 }
 
@@ -182,14 +182,14 @@ sweep_the_stack() {
     "$bin/streamstress" sweep --compose="$PROJECT" --vary wsproxy=1,3 --vary delivery=pubsub,log --repeat 1 \
         --clients 20 --queries 2 --output-dir "$results" >"$work/sweep.log" 2>&1 || status=$?
     cat "$work/sweep.log"
-    ((status == 0 || status == 98)) || fail "the sweep ended with exit code $status"
-    (($(grep -Ec '"queries_ok": *40,' "$results"/*/*_summary.json | grep -c ':[1-9]') == 4)) || fail "not all 4 runs are complete"
+    ((status == 0 || status == 98)) || die "the sweep ended with exit code $status"
+    (($(grep -Ec '"queries_ok": *40,' "$results"/*/*_summary.json | grep -c ':[1-9]') == 4)) || die "not all 4 runs are complete"
     (($(grep -Ehc '"gateway delivery": *"pubsub"|"delivery": *"pubsub"' "$results"/*/*_summary.json | grep -vc '^0$') == 2)) ||
-        fail "not 2 of 4 runs used pubsub"
+        die "not 2 of 4 runs used pubsub"
     await_healthy wsproxy 2
     await_gateways 2
     after=$(delivery)
-    [[ $before == "$after" ]] || fail "after the sweep the gateways have '$after' instead of '$before'"
+    [[ $before == "$after" ]] || die "after the sweep the gateways have '$after' instead of '$before'"
 }
 
 # Prints the variable DELIVERY of a gateway, if it has one.
@@ -208,7 +208,7 @@ watch_with_prometheus() { # expected targets
         [[ $found == "$1" && $healthy == "$alerts" ]] && return
         sleep 1
     done
-    fail "Prometheus scrapes ${found:-no} targets and evaluates ${healthy:-no} alerts, expected $1 and $alerts"
+    die "Prometheus scrapes ${found:-no} targets and evaluates ${healthy:-no} alerts, expected $1 and $alerts"
 }
 
 # Injects faults from a client on the host: one of two servers is paused while the first queries end, then Redis refuses writes in
@@ -220,15 +220,15 @@ break_by_plan() {
         --api-url "http://127.0.0.1:$API_PORT" --wsproxy-url "ws://127.0.0.1:$WS_PORT" --output-dir "$results" \
         --fault-stack "compose:$PROJECT" --fault server-1:pause=800ms@3600ms \
         --fault redis:refuse=500ms@6s --fault redis:demote=1s@9s --fault redis:full=1s@13s || status=$?
-    ((status == 0 || status == 98)) || fail "the client ended with exit code $status"
+    ((status == 0 || status == 98)) || die "the client ended with exit code $status"
     summary=$(cat "$results"/*_summary.json)
-    (($(grep -Eo '"outcome": *"injected"' <<<"$summary" | wc -l) == 4)) || fail "not all faults were injected"
-    grep -Eq "\"queries_ok\": *$((CLIENTS * 4))," <<<"$summary" || fail "queries failed while faults were injected"
-    grep -Eq '"tokens_lost": *0,' <<<"$summary" || fail "tokens were lost while faults were injected"
+    (($(grep -Eo '"outcome": *"injected"' <<<"$summary" | wc -l) == 4)) || die "not all faults were injected"
+    grep -Eq "\"queries_ok\": *$((CLIENTS * 4))," <<<"$summary" || die "queries failed while faults were injected"
+    grep -Eq '"tokens_lost": *0,' <<<"$summary" || die "tokens were lost while faults were injected"
     excused=$(grep -Eo '"queries_simulator_excused": *[0-9]+' <<<"$summary" | grep -Eo '[0-9]+$')
     # With few clients, all of them can be on one server.
     if ((CLIENTS >= 30 && (excused == 0 || excused * 10 > CLIENTS * 9))); then
-        fail "$excused of $CLIENTS queries were excused while one of two servers stood still"
+        die "$excused of $CLIENTS queries were excused while one of two servers stood still"
     fi
 }
 
@@ -243,7 +243,7 @@ API_PORT=$(free_port) WS_PORT=$(free_port) STATS_PORT=$(free_port) PROMETHEUS_PO
 say "building the images"
 if ! COMPOSE_PROFILES=load "${compose[@]}" build >"$work/build.log" 2>&1; then
     tail -n 60 "$work/build.log" >&2
-    fail "the images do not build"
+    die "the images do not build"
 fi
 
 say "starting: API $API_PORT, WebSockets $WS_PORT, statistics $STATS_PORT"
@@ -261,8 +261,8 @@ fi
 
 say "$CLIENTS clients × $QUERIES queries"
 run_load
-find "$RESULTS_DIR" -name '*.csv' | grep -q . || fail "the client left no CSV"
-[[ -z $(find "$RESULTS_DIR" ! -user "$(stat -c %U "$RESULTS_DIR")") ]] || fail "results do not belong to their folder's owner"
+find "$RESULTS_DIR" -name '*.csv' | grep -q . || die "the client left no CSV"
+[[ -z $(find "$RESULTS_DIR" ! -user "$(stat -c %U "$RESULTS_DIR")") ]] || die "results do not belong to their folder's owner"
 
 if command -v cargo >/dev/null; then
     say "gateways are scaled from 3 to 5 and to 2 during a run"
@@ -279,9 +279,9 @@ say "the same load on five gateways"
 await_healthy wsproxy 5
 await_gateways 5
 run_load -e OUTPUT_DIR=/results/again
-compgen -G "$RESULTS_DIR/again/*.csv" >/dev/null || fail "the client ignored OUTPUT_DIR"
+compgen -G "$RESULTS_DIR/again/*.csv" >/dev/null || die "the client ignored OUTPUT_DIR"
 idle=$(gateways stot | grep -cx 0 || true)
-((idle == 0)) || fail "$idle of 5 proxies carried no socket"
+((idle == 0)) || die "$idle of 5 proxies carried no socket"
 
 if command -v cargo >/dev/null; then
     say "streams of eight seconds, while a gateway is killed and Redis restarts without its data"
@@ -289,11 +289,11 @@ if command -v cargo >/dev/null; then
     load=$!
     deadline=$((SECONDS + 60))
     until (($(gateways scur | awk '{ n += $1 } END { print n + 0 }') >= CLIENTS)); do
-        ((SECONDS < deadline)) || fail "the client opened no sockets"
+        ((SECONDS < deadline)) || die "the client opened no sockets"
         sleep 0.2
     done
     "$bin/streamstress" stack fault --compose="$PROJECT" wsproxy-1:kill redis:restart=empty
-    wait "$load" || fail "the run with faults failed"
+    wait "$load" || die "the run with faults failed"
 
     say "the gateway starts again, a server is paused, and Redis refuses writes"
     "$bin/streamstress" stack fault --compose="$PROJECT" wsproxy-1:start

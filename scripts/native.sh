@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Functions for scripts that use native stacks: build the programs, start stacks, and remove everything at the end.
 
-die() { echo "$(basename "$0" .sh): $1" >&2; exit "${2:-1}"; }
+# Keeps the message in `failure`, because logs that follow may hide it.
+die() { failure="$(basename "$0" .sh): $1"; echo "$failure" >&2; exit "${2:-1}"; }
 
 number() { # FLAG VALUE [PATTERN]
     local pattern=${3:-'[1-9][0-9]{0,5}'}

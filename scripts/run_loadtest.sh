@@ -122,13 +122,22 @@ if [[ -z $native ]] && ((haproxies > 1)); then addresses+=(127.0.0.2 127.0.0.3 1
 export STREAMSTRESS_API_URL=${STREAMSTRESS_API_URL:-${API_URL:-$(urls http "$api_port" 127.0.0.1)}}
 export STREAMSTRESS_WSPROXY_URL=${STREAMSTRESS_WSPROXY_URL:-${WSPROXY_URL:-$(urls ws "$ws_port" "${addresses[@]}")}}
 
-# Prints the number of instances to which an HAProxy sends, for the backend `api` or `ws`.
-instances_up() { # STATS_PORT BACKEND
+# Prints the addresses to which an HAProxy sends. Its number of instances is not enough: until it learns from DNS that a container was
+# replaced, it counts the old one.
+sends_to() { # STATS_PORT
     # HAProxy sends its statistics in chunks. sed removes the chunk headers.
-    get "$1" '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, -v backend="$2" \
-        '$1 == "# pxname" { for (i = 1; i <= NF; i++) if ($i == "status") status = i }
-         $1 == backend && $2 != "FRONTEND" && $2 != "BACKEND" && $status ~ /^UP/ { up++ }
-         END { print up + 0 }'
+    get "$1" '/;csv' | sed -z 's/\r\n[0-9a-fA-F]\+\r\n//g' | awk -F, '
+        $1 == "# pxname" { for (i = 1; i <= NF; i++) column[$i] = i }
+        $2 != "FRONTEND" && $2 != "BACKEND" && $column["status"] ~ /^UP/ { print $column["addr"] }' | sort | xargs
+}
+
+# Prints the addresses of the containers of servers and gateways.
+instances() {
+    local service port
+    while read -r service port; do
+        compose ps -q "$service" | xargs -r docker inspect \
+            --format "{{range .NetworkSettings.Networks}}{{if .IPAddress}}{{.IPAddress}}:$port{{end}}{{end}}"
+    done <<<$'server 8000\nwsproxy 4040' | sort | xargs
 }
 
 docker_up() {
@@ -144,18 +153,18 @@ docker_up() {
     compose up -d --scale "wsproxy=$proxies" --scale "server=$servers" --scale "haproxy=$haproxies" ||
         die "the stack did not start. If images cannot be pulled, run: sudo docker/make_base_images.sh >> .env"
     echo "waiting until $servers servers and $proxies gateways are ready"
+    local wanted second port waiting=''
     for ((second = 0; second < 120; second++)); do
-        local waiting=''
+        wanted=$(instances) waiting=''
         for port in $(ports "$stats_port"); do
-            (($(instances_up "$port" api) >= servers && $(instances_up "$port" ws) >= proxies)) || waiting=$port
+            [[ $(sends_to "$port") == "$wanted" ]] || waiting=$port
         done
         if [[ -z $waiting ]]; then return; fi
         sleep 1
     done
     compose ps
     compose logs --tail=20
-    die "not ready after two minutes: the HAProxy whose statistics are at port $waiting sends to $(instances_up "$waiting" api) servers and \
-$(instances_up "$waiting" ws) gateways"
+    die "not ready after two minutes: the HAProxy whose statistics are at port $waiting sends to '$(sends_to "$waiting")', expected '$wanted'"
 }
 
 up() {

@@ -65,6 +65,7 @@ tear_down() {
         echo "swarm_smoke: left: $left" >&2
         status=1
     fi
+    echo "${failure:-}" >&2
     exit "$status"
 }
 

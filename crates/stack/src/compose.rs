@@ -4,11 +4,15 @@
 use crate::{
     docker::{self, Container, PublishedPorts, Source},
     injection::stack_containers,
+    inventory::Inventory,
     published::on_loopback,
     role::Role,
+    stack_ref::StackRef,
+    statistics,
 };
 use anyhow::{Context, bail};
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     thread::sleep,
     time::{Duration, Instant},
@@ -119,8 +123,11 @@ impl ComposeStack {
             }
             container.wait_until_healthy(READY_TIMEOUT)?;
         }
+        let members =
+            Inventory::of(StackRef::Compose { project: Some(self.project().to_owned()) }).members()?;
+        let expected = members.iter().filter_map(|member| member.http).collect();
         for haproxy in self.haproxies()? {
-            wait_until_seen(&haproxy, &counts, is_cancelled)?;
+            wait_until_seen(&haproxy, &expected, is_cancelled)?;
         }
         Ok(())
     }
@@ -159,9 +166,11 @@ fn check_variable(containers: &[Container], (name, value): &(String, String)) ->
     bail!("the Compose file does not pass {name} on: add it to `environment` of `server` or `wsproxy`")
 }
 
+/// Waits until HAProxy sends to exactly these addresses. Their number is not enough: HAProxy learns from DNS that a container was replaced,
+/// and until then it sends to the old one, or to another one that got its address.
 fn wait_until_seen(
     haproxy: &Container,
-    counts: &[(Role, u16)],
+    expected: &BTreeSet<SocketAddr>,
     is_cancelled: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_TIMEOUT;
@@ -169,14 +178,14 @@ fn wait_until_seen(
         if is_cancelled() {
             bail!("interrupted");
         }
-        let statistics = haproxy.exec(&["bash", "-c", STATISTICS])?;
-        let missing = counts.iter().find(|(role, count)| up(&statistics, *role) != usize::from(*count));
-        let Some((role, count)) = missing else { return Ok(()) };
+        let seen = up(&haproxy.exec(&["bash", "-c", STATISTICS])?);
+        if seen == *expected {
+            return Ok(());
+        }
         if Instant::now() > deadline {
             bail!(
-                "{} sees {} instances of {role} after {READY_TIMEOUT:?}, expected {count}: see `docker logs {}`",
+                "after {READY_TIMEOUT:?} {} sends to {seen:?}, expected {expected:?}: see `docker logs {}`",
                 haproxy.name(),
-                up(&statistics, *role),
                 haproxy.id
             );
         }
@@ -184,22 +193,10 @@ fn wait_until_seen(
     }
 }
 
-/// Returns how many instances of a role are up, from HAProxy's statistics as CSV.
-fn up(statistics: &str, role: Role) -> usize {
-    let backend = match role {
-        Role::Server => "api",
-        Role::Wsproxy => "ws",
-    };
-    let start = format!("{backend},{role}");
-    let rows = without_chunks(statistics);
-    rows.lines().filter(|line| line.starts_with(&start) && line.contains(",UP,")).count()
-}
-
-/// Removes the headers of chunks, with which HAProxy divides long statistics at any place: a length in hexadecimal digits between CRLFs.
-/// No row of the statistics has a CRLF.
-fn without_chunks(statistics: &str) -> String {
-    let is_header = |line: &&str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit());
-    statistics.split("\r\n").filter(|line| !is_header(line)).collect()
+/// Returns the addresses of the instances that are up, from HAProxy's statistics.
+fn up(csv: &str) -> BTreeSet<SocketAddr> {
+    let instances = statistics::instances(csv).into_iter();
+    instances.filter(|instance| instance.is_up).filter_map(|instance| instance.address.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -207,11 +204,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instances_that_are_up_are_counted_from_the_statistics() {
-        let statistics = "# pxname,svname,qcur,status,weight\napi,server1,0,UP,1\nws,wsproxy1,0,UP,1\nws,wsproxy2,0,DOWN,1\n\
-                          ws,wsproxy3,0,MAINT (resolution),1\nws,BACKEND,0,UP,1\nws,wsproxy4,0,UP,1\n";
-        assert_eq!((up(statistics, Role::Wsproxy), up(statistics, Role::Server)), (2, 1));
-        let chunked = statistics.replace("wsproxy4", "wsp\r\n1a3\r\nroxy4").replace("api,", "\r\n4f\r\napi,");
-        assert_eq!((up(&chunked, Role::Wsproxy), up(&chunked, Role::Server)), (2, 1));
+    fn only_instances_that_are_up_are_seen() {
+        let csv = "# pxname,svname,status,addr\napi,server1,UP,10.0.0.2:8000\napi,BACKEND,UP,\nws,wsproxy1,DOWN,10.0.0.3:4040\n\
+                   ws,wsproxy2,UP 1/2,10.0.0.4:4040\nws,wsproxy3,MAINT (resolution),\n";
+        let expected = ["10.0.0.2:8000", "10.0.0.4:4040"].map(|address| address.parse().unwrap());
+        assert_eq!(up(csv), expected.into());
     }
 }

@@ -22,6 +22,7 @@ mod role;
 pub mod scaling;
 mod secret;
 mod stack_ref;
+mod statistics;
 pub mod supervisor;
 
 pub use files::{open_log, private_directory};

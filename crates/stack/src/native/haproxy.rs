@@ -9,7 +9,7 @@ use super::{
     process::{Process, Spec},
     slot::Slot,
 };
-use crate::{files, probe, role::Role};
+use crate::{files, probe, role::Role, statistics};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use std::{
@@ -248,7 +248,8 @@ impl Haproxy {
     /// Returns the instances in HAProxy's statistics, and whether they are up.
     async fn backend_servers(&self) -> Result<BTreeMap<String, bool>, String> {
         let response = probe::get(ports::loopback(self.ports.stats), "/;csv").await;
-        Ok(parse_servers(&response.map_err(|error| format!("statistics: {error}"))?.body))
+        let csv = response.map_err(|error| format!("statistics: {error}"))?.body;
+        Ok(statistics::instances(&csv).into_iter().map(|instance| (instance.name, instance.is_up)).collect())
     }
 
     /// Returns the process id of the worker that responds now.
@@ -363,24 +364,6 @@ fn backends(instances: &[Arc<Instance>]) -> String {
     text
 }
 
-/// Reads the servers and whether they are up from HAProxy's statistics in CSV.
-fn parse_servers(csv: &str) -> BTreeMap<String, bool> {
-    let mut lines = csv.lines();
-    let header = lines.next().unwrap_or_default().trim_start_matches("# ");
-    let Some(status) = header.split(',').position(|column| column == "status") else {
-        return BTreeMap::new();
-    };
-    lines
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split(',').collect();
-            let name = *fields.get(1)?;
-            let server = !matches!(name, "FRONTEND" | "BACKEND");
-            let up = fields.get(status)?.starts_with("UP");
-            server.then(|| (name.to_owned(), up))
-        })
-        .collect()
-}
-
 /// Reads the process id of the worker from HAProxy's statistics page. The CSV does not contain it.
 fn parse_worker(page: &str) -> Option<u32> {
     let rest = page.split_once("pid =")?.1.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -390,17 +373,6 @@ fn parse_worker(page: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statistics_name_the_servers_that_are_up() {
-        let csv = "# pxname,svname,qcur,status,x\napi,FRONTEND,,OPEN,\napi,server-1,0,UP,\napi,BACKEND,0,UP,\n\
-                   ws,wsproxy-1,0,DOWN 1/2,\nws,wsproxy-2,0,UP 1/1,\n";
-        let expected = [("server-1", true), ("wsproxy-1", false), ("wsproxy-2", true)];
-        assert_eq!(parse_servers(csv), expected.map(|(name, up)| (name.to_owned(), up)).into());
-        for text in ["", "x", "# a,b\nc", "# a,status"] {
-            assert!(parse_servers(text).is_empty(), "{text:?}");
-        }
-    }
 
     /// HAProxy 3.3 and later refuse a frontend and a backend with the same name.
     #[test]
