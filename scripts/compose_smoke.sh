@@ -62,7 +62,7 @@ tear_down() {
         printf 'compose_smoke: containers of %s are left\n' "$PROJECT" >&2
         status=1
     fi
-    echo "${failure:-}" >&2
+    if [[ -n ${failure:-} ]]; then echo "$failure" >&2; fi
     exit "$status"
 }
 

@@ -65,7 +65,7 @@ tear_down() {
         echo "swarm_smoke: left: $left" >&2
         status=1
     fi
-    echo "${failure:-}" >&2
+    if [[ -n ${failure:-} ]]; then echo "$failure" >&2; fi
     exit "$status"
 }
 

@@ -164,7 +164,7 @@ pub enum Command {
     Wsproxy(Passed),
     /// Summarize the result files of earlier runs
     Analyze {
-        /// `.csv` files of earlier runs
+        /// `.csv` files of earlier runs, or the common starts of their files' names
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },

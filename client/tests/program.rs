@@ -332,8 +332,12 @@ fn analysing_ignores_the_variables_of_a_run() {
 fn a_wrong_threshold_is_reported_before_anything_runs() {
     let arguments =
         ["--threshold", "e2e_ms:p95<3", "error_rate<1", "--goodput", "itl:3", "--abort-delay", "30s"];
-    let words =
-        ["`e2e_ms:p95<3`: unknown figure", "queue_ms, ttft_ms", "\"itl:3\" for --goodput", "--abort-on-fail"];
+    let words = [
+        "`e2e_ms:p95<3`: unknown figure",
+        "did you mean `e2el_ms`?",
+        "\"itl:3\" for --goodput",
+        "--abort-on-fail",
+    ];
     let text = refused(&arguments, &[], &words);
     assert!(!text.contains("`error_rate<1`"), "{text}");
 }

@@ -98,6 +98,8 @@ pub struct Evidence {
     pub late: LateQueries,
     /// Queries that timed out while the generator was stalled.
     pub queries_excused: u64,
+    /// The most frequent failure: count, kind, code and an example.
+    pub most_frequent_failure: Option<String>,
     /// How far the figures can be trusted.
     pub trust: Trustworthiness,
     /// Achieved / offered rate of an open model.
@@ -201,7 +203,20 @@ fn broken_thresholds(evidence: &Evidence, counts: fn(&Outcome) -> bool) -> Optio
     if count > 0 {
         sentences.push(format!("{count} of {} failed: {}.", counted(all, "thresholds"), listed.join("; ")));
     }
+    let broken = evidence.defaults.iter().chain(&evidence.thresholds).filter(is_broken);
+    if broken.into_iter().any(|outcome| counts_failures(&outcome.threshold.figure)) {
+        sentences.extend(most_frequent_failure(evidence));
+    }
     (!sentences.is_empty()).then(|| sentences.join(" "))
+}
+
+fn counts_failures(figure: &Figure) -> bool {
+    let names = ["queries_ok", "sessions_ok", "sessions_broken", "error_rate", "success_rate"];
+    matches!(figure, Figure::Scalar(name) if names.contains(name))
+}
+
+fn most_frequent_failure(evidence: &Evidence) -> Option<String> {
+    Some(format!("Most frequent failure: {}.", evidence.most_frequent_failure.as_ref()?))
 }
 
 /// Describes a broken default threshold, and names the threshold that would replace it.
@@ -240,10 +255,14 @@ fn default_sentence(outcome: &Outcome) -> String {
 /// Fails a run without a complete query, independent of the thresholds.
 fn nothing_complete(evidence: &Evidence) -> Option<String> {
     let failed = evidence.queries_judged.saturating_sub(evidence.queries_excused);
-    (evidence.queries_ok == 0 && failed > 0).then(|| match evidence.queries_judged {
+    if evidence.queries_ok > 0 || failed == 0 {
+        return None;
+    }
+    let none = match evidence.queries_judged {
         1 => "The query was not complete.".to_owned(),
         all => format!("None of {all} queries was complete."),
-    })
+    };
+    Some([none].into_iter().chain(most_frequent_failure(evidence)).collect::<Vec<_>>().join(" "))
 }
 
 /// Returns why the run is not the one that was planned.
@@ -440,9 +459,16 @@ mod tests {
         // Integrity comes before failures, failures before INVALID, and INVALID before failures that depend on time.
         check(&lost, Fail, "Integrity is broken: 3 tokens lost.");
         check(&one_failed, Fail, "1 of 10 queries failed");
-        check(&Evidence { trust: late, ..one_failed }, Fail, "1 of 10 queries failed");
+        check(&Evidence { trust: late, ..one_failed.clone() }, Fail, "1 of 10 queries failed");
+        let most_frequent_failure = Some("1 × create 404 (404 Not Found.)".to_owned());
+        let named = "allows some). Most frequent failure: 1 × create 404 (404 Not Found.).";
+        check(&Evidence { most_frequent_failure: most_frequent_failure.clone(), ..one_failed }, Fail, named);
+        let none = Evidence { queries_ok: 0, most_frequent_failure: most_frequent_failure.clone(), ..good() };
+        check(&none, Fail, "None of 10 queries was complete. Most frequent failure: 1 × create 404");
         let slow = outcome("e2el_ms:p95<3000", State::Broken, 4123.4);
-        check(&Evidence { thresholds: vec![slow.clone()], ..good() }, Fail, "failed: e2el_ms p(95)<3000");
+        let too_slow = Evidence { thresholds: vec![slow.clone()], most_frequent_failure, ..good() };
+        check(&too_slow, Fail, "failed: e2el_ms p(95)<3000, p(95)=4123.");
+        assert!(!judge(&too_slow).reason.contains("failure"));
         check(
             &Evidence { trust: late, thresholds: vec![slow], ..good() },
             Fail,

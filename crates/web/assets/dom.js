@@ -15,7 +15,7 @@ export const fill = (element, ...children) => element.replaceChildren(...childre
 
 const whole = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 export const count = value => value === null || value === undefined ? '–' : whole.format(value);
-export const figure = value => value === null || value === undefined ? '–' : Math.abs(value) >= 1000 ? whole.format(value) : String(Number(value.toPrecision(4)));
+export const figure = value => value === null || value === undefined ? '–' : Math.abs(value) >= 1000 ? whole.format(value) : String(Number(Number(value.toPrecision(4)).toFixed(3)));
 
 export function clock(seconds) {
   const all = Math.max(0, Math.floor(seconds)), two = number => String(number).padStart(2, '0');

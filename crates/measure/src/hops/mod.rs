@@ -1,4 +1,4 @@
-//! The time of a sampled token by hop: simulator, Redis, gateway, network. The gateway adds its own two times to these tokens.
+//! The time of a sampled token by hop: simulator, bus, gateway, network. The gateway adds its own two times to these tokens.
 
 mod growth;
 mod part;
@@ -49,7 +49,7 @@ impl Hop {
     pub const fn place(self) -> &'static str {
         match self {
             Self::Pace => "simulator",
-            Self::Bus => "Redis",
+            Self::Bus => "bus",
             Self::Gateway => "gateway",
             Self::Network => "network",
         }
@@ -59,8 +59,8 @@ impl Hop {
     #[must_use]
     pub const fn limits(self) -> &'static str {
         match self {
-            Self::Pace => "due → handed to Redis",
-            Self::Bus => "handed to Redis → read by the gateway",
+            Self::Pace => "due → handed to the bus",
+            Self::Bus => "handed to the bus → read by the gateway",
             Self::Gateway => "read by the gateway → passed to the socket",
             Self::Network => "passed to the socket → received by the client",
         }

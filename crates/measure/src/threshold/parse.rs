@@ -238,18 +238,17 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Returns the message for an unknown figure, with the most similar name and the list of all names.
+/// Returns the message for an unknown figure, with the most similar name, or with all names if none is similar.
 fn unknown(name: &str) -> String {
     let durations = Metric::ALL.map(Metric::name_ms);
     let extras = Quantity::ALL.map(Quantity::name);
     let all = durations.iter().map(String::as_str).chain(RUN_NAMES).chain(extras);
-    let there_are = match closest(name, all) {
-        Some(meant) => format!(": did you mean `{meant}`? There are"),
-        None => "; there are".to_owned(),
-    };
+    if let Some(meant) = closest(name, all) {
+        return format!("unknown figure `{name}`: did you mean `{meant}`? docs/metrics.md lists all figures");
+    }
     let (durations, scalars, extras) = (durations.join(", "), RUN_NAMES.join(", "), extras.join(", "));
     format!(
-        "unknown figure `{name}`{there_are} {durations} (with a statistic, for example e2el_ms:p95), {scalars}, and {extras}"
+        "unknown figure `{name}`; there are {durations} (with a statistic, for example e2el_ms:p95), {scalars}, and {extras}"
     )
 }
 
@@ -323,7 +322,7 @@ mod tests {
             ("e2el_ms<3", "name a statistic"),
             ("e2el_ms:<3", "unknown statistic ``"),
             ("e2el_ms:p950<3", "unknown statistic `p950`"),
-            ("e2e_ms:p95<3", "unknown figure `e2e_ms`: did you mean `e2el_ms`? There are queue_ms"),
+            ("e2e_ms:p95<3", "unknown figure `e2e_ms`: did you mean `e2el_ms`? docs/metrics.md lists"),
             ("e2el:p95<3", "did you mean `e2el_ms`?"),
             ("ttft:p95<3", "did you mean `ttft_ms`?"),
             ("eror_rate<0.1", "did you mean `error_rate`?"),

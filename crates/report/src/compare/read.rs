@@ -2,6 +2,7 @@
 
 use crate::{
     file_error::{FileError, read_json},
+    file_names::with_ending,
     query_table::QueryTable,
 };
 use measure::comparison::{
@@ -23,17 +24,17 @@ pub(super) fn stem(path: &Path) -> PathBuf {
     stem.map_or_else(|| path.to_owned(), PathBuf::from)
 }
 
-/// Reads a `_summary.json` or a `.csv`, and the other one of the two if it lies beside it.
+/// Reads a `_summary.json` or a `.csv`, and the other one of the two if it lies beside it. `path` is one of them or the common start of
+/// their names.
 pub(super) fn run(path: &Path, compared: &[ComparedFigure]) -> Result<ComparedRun, FileError> {
     let stem = stem(path);
-    if stem == path {
+    let (summary, rows) = (with_ending(&stem, "_summary.json"), with_ending(&stem, ".csv"));
+    if stem == path && !summary.exists() && !rows.exists() {
         let path = path.display();
         return Err(FileError::not_a_result(format!(
-            "{path} is not a result by its name: expected an ending of .csv or _summary.json"
+            "{path} is not a result by its name: expected an ending of .csv or _summary.json, or the start of such a name"
         )));
     }
-    let with_ending = |ending: &str| PathBuf::from(format!("{}{ending}", stem.to_string_lossy()));
-    let (summary, rows) = (with_ending("_summary.json"), with_ending(".csv"));
     let mut run = ComparedRun { name: path.display().to_string(), ..ComparedRun::default() };
     let is_wanted = |file: &Path| file == path || file.exists();
     if is_wanted(&rows) {

@@ -176,7 +176,7 @@ fn a_run_that_is_named_twice_counts_once() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, seed| {
         let rows = rows(dir.path(), name, 900.0, seed, 0, 0);
-        vec![summary(dir.path(), name, 900.0, ""), rows.clone(), rows]
+        vec![summary(dir.path(), name, 900.0, ""), rows.clone(), rows, dir.path().join(name)]
     };
     let mut candidate = run("b", 2);
     let stats = dir.path().join("b_stats.csv");

@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(bars(&Default::default()), []);
         let page = figure(&found).into_string();
         assert_eq!(page.matches("<rect").count(), 12);
-        assert!(page.contains("3 s to 4 s: simulator 0.5, Redis 1, gateway 2, network 0"), "{page}");
+        assert!(page.contains("3 s to 4 s: simulator 0.5, bus 1, gateway 2, network 0"), "{page}");
         assert_eq!(figure(&[]).into_string(), "");
     }
 

@@ -100,7 +100,7 @@ pub struct StoredToken {
     /// Whether it was sent before its socket was opened.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replay: bool,
-    /// Its time by hop, if it was sampled: simulator, Redis, gateway, network.
+    /// Its time by hop, if it was sampled: simulator, bus, gateway, network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hops_ms: Option<[Option<f64>; Hop::COUNT]>,
 }

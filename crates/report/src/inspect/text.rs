@@ -23,10 +23,10 @@ const FURTHER: [Column; 7] = [
 const HOPS: [Column; 6] = [
     Column::left("token", 8),
     Column::right("after ms", 11, 1),
-    Column::right("simulator", 11, 2),
-    Column::right("Redis", 11, 3),
-    Column::right("gateway", 11, 4),
-    Column::right("network", 11, 5),
+    Column::right(Hop::Pace.place(), 11, 2),
+    Column::right(Hop::Bus.place(), 11, 3),
+    Column::right(Hop::Gateway.place(), 11, 4),
+    Column::right(Hop::Network.place(), 11, 5),
 ];
 
 /// Renders the first query in detail and the others as a list.

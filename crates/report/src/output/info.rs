@@ -163,10 +163,16 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
             e2el_p99_ms: run.metrics.get(Metric::E2el).quantile_ms(0.99),
             untrusted_figures: run.metrics.untrusted_figures(),
         },
+        most_frequent_failure: most_frequent_failure(run),
         burst: info.burst,
         achieved_share: info.offered().map(|offered| offered.achieved_share),
         ..Evidence::default()
     }
+}
+
+fn most_frequent_failure(run: &RunData) -> Option<String> {
+    let (name, group) = run.failures.by_count().into_iter().next()?;
+    Some(format!("{} × {name} ({})", group.count, crate::values::printable(&group.example)))
 }
 
 fn not_injected(fault: &FaultRecord) -> Option<String> {

@@ -1,7 +1,6 @@
 //! What the results contain, and the names of their files.
 
 use measure::sizing::{costs::MeasuredCeiling, guide::Machine, point::Point};
-use std::path::{Path, PathBuf};
 
 /// Ending of the summary of a run.
 pub(super) const SUMMARY: &str = "_summary.json";
@@ -17,11 +16,4 @@ pub struct Found {
     pub ceilings: Vec<MeasuredCeiling>,
     /// The machine of the first usable point.
     pub machine: Machine,
-}
-
-/// Returns the name of a file of the run.
-pub(super) fn with_ending(base: &Path, ending: &str) -> PathBuf {
-    let mut name = base.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }

@@ -2,12 +2,13 @@
 
 use super::{
     conditions,
-    found::{Found, SUMMARY, with_ending},
+    found::{Found, SUMMARY},
     resources::{self, Seconds},
 };
 use crate::{
     capacity::{CapacityResult, Unit},
     file_error::{FileError, read_json},
+    file_names::with_ending,
     query_table::QueryTable,
 };
 use measure::{

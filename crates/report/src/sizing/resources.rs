@@ -1,7 +1,6 @@
 //! What each role used in a part of a run: from `_resources.csv`, or from the summary, which has the whole run and no descriptors.
 
-use super::found::with_ending;
-use crate::{file_error::FileError, query_table::QueryTable};
+use crate::{file_error::FileError, file_names::with_ending, query_table::QueryTable};
 use measure::{role, sizing::point::RoleUse};
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};

@@ -5,6 +5,7 @@ mod text;
 
 use crate::{
     file_error::FileError,
+    file_names::with_ending,
     query_table::{QueryTable, without_other_tables},
     text_builder::TextBuilder,
     values::printable,
@@ -13,7 +14,7 @@ use measure::Distribution;
 use std::{
     collections::{BTreeMap, HashSet},
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Columns that a file must have.
@@ -53,7 +54,7 @@ struct Analysis {
     cut_off: bool,
 }
 
-/// Reads result files and returns a text for a terminal with `columns` columns: a section per file, and one for all files
+/// Reads result files, or those of runs that are named by the common start of their files, and returns a text for a terminal with `columns` columns: a section per file, and one for all files
 /// together if there are several. The other tables of a run (`_stats.csv` and the like) are skipped with a note, so that
 /// `results/*.csv` can be named.
 ///
@@ -62,7 +63,8 @@ struct Analysis {
 pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, FileError> {
     let mut page = TextBuilder::new(columns);
     let mut all = Analysis::default();
-    let (results, note) = without_other_tables(paths);
+    let paths: Vec<_> = paths.iter().map(|path| table(path)).collect();
+    let (results, note) = without_other_tables(&paths);
     for path in &results {
         let analysis = read(QueryTable::open(path)?)?;
         text::print(&mut page, &analysis, &path.display().to_string());
@@ -75,6 +77,12 @@ pub fn analyze(paths: &[PathBuf], columns: usize) -> Result<String, FileError> {
         page.sentence("note: ", &note);
     }
     Ok(page.finish())
+}
+
+/// Returns the table of queries of a run that is named by the common start of its files' names. Returns other names as they are.
+fn table(path: &Path) -> PathBuf {
+    let table = with_ending(path, ".csv");
+    if !path.exists() && table.exists() { table } else { path.to_owned() }
 }
 
 fn read(mut table: QueryTable<impl Read>) -> Result<Analysis, FileError> {

@@ -2,7 +2,6 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::path::Path;
 
 const TEN: &str = "session_id,query_num,latency,tokens,create_time,connect_time,close_time,reconnect_attempts,successful_reconnects,error\n";
 
@@ -26,6 +25,16 @@ fn ten_columns_are_enough() {
     let text = print(&analysis);
     assert!(text.contains("tokens expected...........: not announced"), "{text}");
     assert!(text.contains("50.00 %  (1 ok)"), "{text}");
+}
+
+#[test]
+fn a_run_is_named_by_the_common_start_of_its_files_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = directory.path().join("a_1");
+    std::fs::write(with_ending(&base, ".csv"), TEN).unwrap();
+    assert!(analyze(std::slice::from_ref(&base), 80).unwrap().contains("a_1.csv"));
+    let error = analyze(&[directory.path().join("a_2")], 80).unwrap_err().to_string();
+    assert!(error.contains("a_2"), "{error}");
 }
 
 #[test]
