@@ -2,6 +2,7 @@
 # Functions for scripts that use native stacks: build the programs, start stacks, and remove everything at the end.
 
 # Keeps the message in `failure`, because logs that follow may hide it.
+failure=''
 die() { failure="$(basename "$0" .sh): $1"; echo "$failure" >&2; exit "${2:-1}"; }
 
 number() { # FLAG VALUE [PATTERN]

@@ -155,16 +155,20 @@ docker_up() {
     echo "waiting until $servers servers and $proxies gateways are ready"
     local wanted second port waiting=''
     for ((second = 0; second < 120; second++)); do
-        wanted=$(instances) waiting=''
+        # A container can disappear between the list and the look at it, and one that is down has no address.
+        wanted=$(instances) || wanted=''
+        waiting=''
         for port in $(ports "$stats_port"); do
             [[ $(sends_to "$port") == "$wanted" ]] || waiting=$port
         done
-        if [[ -z $waiting ]]; then return; fi
+        if [[ -z $waiting ]] && (($(wc -w <<<"$wanted") == servers + proxies)); then return; fi
         sleep 1
     done
+    waiting=${waiting:-$stats_port}
     compose ps
     compose logs --tail=20
-    die "not ready after two minutes: the HAProxy whose statistics are at port $waiting sends to '$(sends_to "$waiting")', expected '$wanted'"
+    die "not ready after two minutes: the HAProxy whose statistics are at port $waiting sends to '$(sends_to "$waiting")', the containers that run have '$wanted', \
+expected $servers servers and $proxies gateways"
 }
 
 up() {

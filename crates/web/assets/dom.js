@@ -15,7 +15,9 @@ export const fill = (element, ...children) => element.replaceChildren(...childre
 
 const whole = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 export const count = value => value === null || value === undefined ? '–' : whole.format(value);
-export const figure = value => value === null || value === undefined ? '–' : Math.abs(value) >= 1000 ? whole.format(value) : String(Number(Number(value.toPrecision(4)).toFixed(3)));
+// At most four digits and three decimals. Values below 0.001 keep two digits, so that only zero is shown as 0.
+const short = value => Number(Math.abs(value) < 0.001 ? value.toPrecision(2) : Number(value.toPrecision(4)).toFixed(3));
+export const figure = value => value === null || value === undefined ? '–' : Math.abs(value) >= 1000 ? whole.format(value) : String(short(value));
 
 export function clock(seconds) {
   const all = Math.max(0, Math.floor(seconds)), two = number => String(number).padStart(2, '0');
