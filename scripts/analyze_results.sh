@@ -4,7 +4,7 @@
 set -euo pipefail
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-    echo "Usage: scripts/analyze_results.sh [FILE.csv ...]"
+    echo "Usage: scripts/analyze_results.sh [FILE.csv | RUN ...]  (RUN: the common start of the names of a run's files)"
     exit 0
 fi
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -16,7 +16,7 @@ usage: scripts/compose_smoke.sh
 Starts Redis, HAProxy, 2 servers and 3 gateways, and plays loads of $CLIENTS clients × $QUERIES queries: on this stack, from the host while
 the gateways are scaled to 5 and to 2, in a sweep over numbers of gateways and deliveries, beside Prometheus, with 5 gateways, while a
 gateway is killed and Redis loses its data, and from the host while a server is paused and Redis refuses writes in three ways.
-Exit code 0: everything worked, or the test was skipped because there is no container engine or no Compose. Any other exit code is a
+Exit code 0: everything worked, or the test was skipped because no container engine answers or Compose is missing. Any other exit code is a
 failure, and the logs are printed.
 Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and the variables in .env.example (base images, NOFILE, CARGO_BUILD_JOBS).
 If base images cannot be pulled, docker/make_base_images.sh makes them, which needs root.

@@ -42,7 +42,7 @@ exec_bench() { # COMMAND ARGUMENTS...
     exec "$bin/streamstress-bench" "${arguments[@]}"
 }
 
-# Creates the directory $work. When the script ends, for whatever reason, runs COMMAND and removes $work. The script fails if
+# Creates the directory $work. However the script ends, runs COMMAND and removes $work. The script fails if
 # COMMAND fails.
 end_with() { # COMMAND...
     work=$(mktemp -d)

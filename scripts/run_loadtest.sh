@@ -168,7 +168,7 @@ docker_up() {
     compose ps
     compose logs --tail=20
     die "not ready after two minutes: the HAProxy whose statistics are at port $waiting sends to '$(sends_to "$waiting")', the containers that run have '$wanted', \
-expected $servers servers and $proxies gateways"
+expected $servers servers and $proxies gateways. An HAProxy that was started by an older version shows no addresses: restart it"
 }
 
 up() {

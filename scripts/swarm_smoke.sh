@@ -13,7 +13,7 @@ usage() {
 usage: scripts/swarm_smoke.sh
 
 Starts Redis, 2 HAProxies, 2 servers and 3 gateways, and runs $CLIENTS clients × $QUERIES queries in a container of their network.
-Exit code 0: everything worked, or the test was skipped because there is no container engine, its client cannot read the files, or the host
+Exit code 0: everything worked, or the test was skipped because no container engine answers, its client cannot read the files, or the host
 is in a Swarm already. Any other exit code is a failure.
 Environment: SMOKE_CLIENTS, SMOKE_QUERIES, and the variables in .env.example (base images, NOFILE, CARGO_BUILD_JOBS).
 USAGE

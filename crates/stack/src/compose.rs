@@ -8,7 +8,7 @@ use crate::{
     published::on_loopback,
     role::Role,
     stack_ref::StackRef,
-    statistics,
+    statistics::{self, Instance},
 };
 use anyhow::{Context, bail};
 use std::{
@@ -123,13 +123,42 @@ impl ComposeStack {
             }
             container.wait_until_healthy(READY_TIMEOUT)?;
         }
-        let members =
-            Inventory::of(StackRef::Compose { project: Some(self.project().to_owned()) }).members()?;
-        let expected = members.iter().filter_map(|member| member.http).collect();
         for haproxy in self.haproxies()? {
-            wait_until_seen(&haproxy, &expected, is_cancelled)?;
+            self.wait_until_seen(&haproxy, containers.len(), is_cancelled)?;
         }
         Ok(())
+    }
+
+    /// Waits until `count` servers and gateways run and HAProxy sends to exactly their addresses. The number of those that are up is not
+    /// enough: HAProxy learns from DNS that a container was replaced. Until then it sends to the address of the old one, which can belong
+    /// to another container by now.
+    fn wait_until_seen(
+        &self,
+        haproxy: &Container,
+        count: usize,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> anyhow::Result<()> {
+        let inventory = Inventory::of(StackRef::Compose { project: Some(self.project().to_owned()) });
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            if is_cancelled() {
+                bail!("interrupted");
+            }
+            let running: BTreeSet<_> = inventory.members()?.iter().filter_map(|member| member.http).collect();
+            let seen = up(&haproxy.exec(&["bash", "-c", STATISTICS])?)?;
+            if running.len() == count && seen == running {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "after {READY_TIMEOUT:?} {} sends to {seen:?}, and the containers that run are {running:?}: expected {count} of both; \
+                     see `docker logs {}`",
+                    haproxy.name(),
+                    haproxy.id
+                );
+            }
+            sleep(LOOK);
+        }
     }
 
     /// Restores the numbers of containers, and the variables that this process and the configuration give them, if they were changed.
@@ -166,37 +195,19 @@ fn check_variable(containers: &[Container], (name, value): &(String, String)) ->
     bail!("the Compose file does not pass {name} on: add it to `environment` of `server` or `wsproxy`")
 }
 
-/// Waits until HAProxy sends to exactly these addresses. Their number is not enough: HAProxy learns from DNS that a container was replaced,
-/// and until then it sends to the old one, or to another one that got its address.
-fn wait_until_seen(
-    haproxy: &Container,
-    expected: &BTreeSet<SocketAddr>,
-    is_cancelled: &dyn Fn() -> bool,
-) -> anyhow::Result<()> {
-    let deadline = Instant::now() + READY_TIMEOUT;
-    loop {
-        if is_cancelled() {
-            bail!("interrupted");
-        }
-        let seen = up(&haproxy.exec(&["bash", "-c", STATISTICS])?);
-        if seen == *expected {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!(
-                "after {READY_TIMEOUT:?} {} sends to {seen:?}, expected {expected:?}: see `docker logs {}`",
-                haproxy.name(),
-                haproxy.id
-            );
-        }
-        sleep(LOOK);
-    }
-}
-
 /// Returns the addresses of the instances that are up, from HAProxy's statistics.
-fn up(csv: &str) -> BTreeSet<SocketAddr> {
-    let instances = statistics::instances(csv).into_iter();
-    instances.filter(|instance| instance.is_up).filter_map(|instance| instance.address.parse().ok()).collect()
+fn up(response: &str) -> anyhow::Result<BTreeSet<SocketAddr>> {
+    let instances = statistics::instances(response).into_iter().filter(|instance| instance.is_up);
+    let address = |instance: Instance| {
+        instance.address.parse().with_context(|| {
+            format!(
+                "the statistics of HAProxy have no address of {}: restart HAProxy, so that it reads its present configuration, with \
+                 `docker compose restart haproxy`",
+                instance.name
+            )
+        })
+    };
+    instances.map(address).collect()
 }
 
 #[cfg(test)]
@@ -208,6 +219,8 @@ mod tests {
         let csv = "# pxname,svname,status,addr\napi,server1,UP,10.0.0.2:8000\napi,BACKEND,UP,\nws,wsproxy1,DOWN,10.0.0.3:4040\n\
                    ws,wsproxy2,UP 1/2,10.0.0.4:4040\nws,wsproxy3,MAINT (resolution),\n";
         let expected = ["10.0.0.2:8000", "10.0.0.4:4040"].map(|address| address.parse().unwrap());
-        assert_eq!(up(csv), expected.into());
+        assert_eq!(up(csv).unwrap(), expected.into());
+        let old = up("# pxname,svname,status\nws,wsproxy1,UP\n").unwrap_err().to_string();
+        assert!(old.contains("no address of wsproxy1") && old.contains("restart haproxy"), "{old}");
     }
 }

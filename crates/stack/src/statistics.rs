@@ -20,9 +20,13 @@ struct Row {
     addr: String,
 }
 
-/// Reads the servers of the backends. Skips rows without a column that is needed.
-pub(crate) fn instances(csv: &str) -> Vec<Instance> {
-    let csv = without_chunks(csv);
+/// Start of the header of the table.
+const TABLE: &str = "# pxname,";
+
+/// Reads the servers of the backends from the table, or from an HTTP response with it. Skips rows without a column that is needed.
+pub(crate) fn instances(response: &str) -> Vec<Instance> {
+    let response = without_chunks(response);
+    let csv = response.find(TABLE).map_or("", |start| &response[start..]);
     // Rows of some versions are longer than their header.
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(csv.as_bytes());
     reader
@@ -59,6 +63,10 @@ mod tests {
             instance("wsproxy3", false, ""),
         ];
         assert_eq!(instances(CSV), expected);
+        let whole = format!(
+            "HTTP/1.0 200 OK\r\ncontent-type: text/plain, \"x\r\nx-y: z\r\n\r\n4f\r\n{CSV}\r\n0\r\n\r\n"
+        );
+        assert_eq!(instances(&whole), expected);
         let chunked = CSV.replace("wsproxy2", "wsp\r\n1a3\r\nroxy2").replace("api,B", "\r\n4f\r\napi,B");
         assert_eq!(instances(&chunked), expected);
     }

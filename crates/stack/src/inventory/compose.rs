@@ -6,7 +6,7 @@ use crate::docker::{self, Container, PublishedPorts};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, SocketAddr},
 };
@@ -57,8 +57,10 @@ pub(super) fn members(project: Option<&str>) -> anyhow::Result<Vec<Member>> {
 
 /// Returns the members among the containers of one project, each with the id of its container.
 fn to_members(containers: Vec<Inspected>) -> Vec<(Member, String)> {
-    let haproxies = containers.iter().filter(|container| container.service() == "haproxy").count();
-    containers.into_iter().filter_map(|container| container.member(haproxies == 1)).collect()
+    let haproxies = containers.iter().filter(|container| container.service() == "haproxy");
+    let one_haproxy = haproxies.clone().count() == 1;
+    let networks: BTreeSet<_> = haproxies.flat_map(|haproxy| haproxy.networks.keys().cloned()).collect();
+    containers.into_iter().filter_map(|container| container.member(one_haproxy, &networks)).collect()
 }
 
 /// Returns the project whose HTTP API is at `api_port` of the host. `None` searches all projects.
@@ -102,8 +104,8 @@ impl Inspected {
     }
 
     /// Returns the member and the id of its container. `None` for services that are not part of a stack. `one_haproxy`: the stack has
-    /// only one HAProxy, whose name has no number.
-    fn member(self, one_haproxy: bool) -> Option<(Member, String)> {
+    /// only one HAProxy, whose name has no number. Its address is the one in the first of `networks`, those of HAProxy, or else in any.
+    fn member(self, one_haproxy: bool, networks: &BTreeSet<String>) -> Option<(Member, String)> {
         let port = match self.service() {
             "server" => Some(8000),
             "wsproxy" => Some(4040),
@@ -111,7 +113,10 @@ impl Inspected {
             _ => return None,
         };
         let number = self.labels.get("com.docker.compose.container-number")?.parse().ok()?;
-        let address = self.networks.values().find_map(|network| network.address.parse::<IpAddr>().ok());
+        let of_haproxy = networks.iter().filter_map(|name| self.networks.get(name));
+        let address = of_haproxy
+            .chain(self.networks.values())
+            .find_map(|network| network.address.parse::<IpAddr>().ok());
         let member = Member {
             name: Container::name_of(self.service(), number, one_haproxy),
             pid: self.state.running.then_some(self.state.pid),

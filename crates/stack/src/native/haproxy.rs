@@ -397,7 +397,7 @@ mod tests {
         let ports = |number| first.of_number(number).map(PublicPorts::all);
         assert_eq!(ports(1), Some([8080, 0, 65_500]));
         assert_eq!(ports(4), Some([8110, 0, 65_530]));
-        assert_eq!(ports(5), None, "there is no port 65540");
+        assert_eq!(ports(5), None, "port 65540 does not exist");
     }
 
     #[test]
