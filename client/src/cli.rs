@@ -469,7 +469,7 @@ impl WebArgs {
 /// The options of `streamstress compare`.
 #[derive(Clone, Debug, Args)]
 pub struct CompareArgs {
-    /// One baseline run and one candidate run: `_summary.json` or `.csv`
+    /// One baseline run and one candidate run: `_summary.json`, `.csv`, or the common start of both names
     #[arg(num_args = 2, value_names = ["BASELINE", "CANDIDATE"], conflicts_with_all = ["baseline", "candidate"], required_unless_present = "baseline")]
     pub files: Vec<PathBuf>,
     /// Runs of the baseline

@@ -211,8 +211,10 @@ fn broken_thresholds(evidence: &Evidence, counts: fn(&Outcome) -> bool) -> Optio
 }
 
 fn counts_failures(figure: &Figure) -> bool {
-    let names = ["queries_ok", "sessions_ok", "sessions_broken", "error_rate", "success_rate"];
-    matches!(figure, Figure::Scalar(name) if names.contains(name))
+    let Figure::Scalar(name) = figure else { return false };
+    name.starts_with("queries_")
+        || name.starts_with("sessions_")
+        || ["error_rate", "success_rate"].contains(name)
 }
 
 fn most_frequent_failure(evidence: &Evidence) -> Option<String> {
@@ -463,6 +465,18 @@ mod tests {
         let most_frequent_failure = Some("1 × create 404 (404 Not Found.)".to_owned());
         let named = "allows some). Most frequent failure: 1 × create 404 (404 Not Found.).";
         check(&Evidence { most_frequent_failure: most_frequent_failure.clone(), ..one_failed }, Fail, named);
+        for (text, names) in
+            [("queries_failed<1", true), ("error_rate<0.1", true), ("request_throughput>9", false)]
+        {
+            let thresholds = vec![outcome(text, State::Broken, 1.0)];
+            let reason = judge(&Evidence {
+                thresholds,
+                most_frequent_failure: most_frequent_failure.clone(),
+                ..good()
+            })
+            .reason;
+            assert_eq!(reason.contains("Most frequent failure"), names, "{text}: {reason}");
+        }
         let none = Evidence { queries_ok: 0, most_frequent_failure: most_frequent_failure.clone(), ..good() };
         check(&none, Fail, "None of 10 queries was complete. Most frequent failure: 1 × create 404");
         let slow = outcome("e2el_ms:p95<3000", State::Broken, 4123.4);

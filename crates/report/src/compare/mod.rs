@@ -9,7 +9,7 @@ use crate::{file_error::FileError, query_table::without_other_tables};
 use measure::comparison::{ComparedRun, Comparison, ComparisonOptions, judge};
 use std::{collections::BTreeSet, path::PathBuf};
 
-/// Reads the results of both sides (`_summary.json` or `.csv` files) and compares them. Tables of a run that contain no queries
+/// Reads the results of both sides (`_summary.json` or `.csv` files, or the common starts of their names) and compares them. Tables of a run that contain no queries
 /// are skipped with a note. A run whose rows and summary are both named counts once.
 ///
 /// # Errors

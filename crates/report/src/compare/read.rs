@@ -30,10 +30,14 @@ pub(super) fn run(path: &Path, compared: &[ComparedFigure]) -> Result<ComparedRu
     let stem = stem(path);
     let (summary, rows) = (with_ending(&stem, "_summary.json"), with_ending(&stem, ".csv"));
     if stem == path && !summary.exists() && !rows.exists() {
-        let path = path.display();
-        return Err(FileError::not_a_result(format!(
-            "{path} is not a result by its name: expected an ending of .csv or _summary.json, or the start of such a name"
-        )));
+        return Err(FileError::not_a_result(if path.exists() {
+            format!(
+                "{} is not a result by its name: expected an ending of .csv or _summary.json",
+                path.display()
+            )
+        } else {
+            format!("found neither {} nor {}", summary.display(), rows.display())
+        }));
     }
     let mut run = ComparedRun { name: path.display().to_string(), ..ComparedRun::default() };
     let is_wanted = |file: &Path| file == path || file.exists();

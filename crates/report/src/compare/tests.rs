@@ -231,6 +231,7 @@ fn errors_name_the_file_and_what_is_expected() {
     let good = rows(dir.path(), "good", 900.0, 1, 0, 0);
     for (path, why) in [
         (dir.path().join("none.csv"), "No such file"),
+        (dir.path().join("none"), "found neither"),
         (dir.path().join("none_stats.csv"), "No such file"),
         (write("report.html", b""), "expected an ending of .csv or _summary.json"),
         (write("a_summary.json", b"{"), "is not valid JSON"),

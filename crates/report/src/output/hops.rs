@@ -89,11 +89,6 @@ fn clock_error_ms() -> f64 {
     us / 1e3
 }
 
-/// Returns the name of the hop's place. An embedded stack has its bus in memory.
-fn place(hop: Hop, info: &RunInfo) -> &'static str {
-    if hop == Hop::Bus && info.embedded { "bus in memory" } else { hop.place() }
-}
-
 /// Writes the section of the text summary. Nothing if the gateway was not asked, or no query was complete.
 pub(super) fn text(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     let stretch = match State::of(run, info) {
@@ -109,13 +104,13 @@ pub(super) fn text(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
         |(from, to)| format!("the steady state, {from} s to {to} s"),
     );
     out.sentence("", &format!("Where a token's time went: {scope}"));
-    out.table(&COLUMNS, Hop::ALL.iter().filter_map(|&hop| row(&stretch, hop, info)));
+    out.table(&COLUMNS, Hop::ALL.iter().filter_map(|&hop| row(&stretch, hop)));
     if let Some(why) = stretch.unreliable() {
         out.sentence("", &why);
     }
     for hop in Hop::ALL {
         if let Some(why) = stretch.unmeasured(hop) {
-            out.sentence("", &format!("{}: not measured, because {why}", place(hop, info)));
+            out.sentence("", &format!("{}: not measured, because {why}", hop.place()));
         }
     }
     let moved = match stretch.figures.clamped {
@@ -128,11 +123,11 @@ pub(super) fn text(out: &mut TextBuilder, run: &RunData, info: &RunInfo) {
     out.gap();
 }
 
-fn row(stretch: &Stretch<'_>, hop: Hop, info: &RunInfo) -> Option<Vec<String>> {
+fn row(stretch: &Stretch<'_>, hop: Hop) -> Option<Vec<String>> {
     let figures = stretch.distribution(hop)?.summary()?;
     let cells = [figures.mean, figures.p50, figures.p99].map(short);
     let count = figures.count.to_string();
-    Some(std::iter::once(place(hop, info).to_owned()).chain(cells).chain([count]).collect())
+    Some(std::iter::once(hop.place().to_owned()).chain(cells).chain([count]).collect())
 }
 
 /// Returns the value of the key `hops` of the summary.
@@ -145,7 +140,7 @@ pub(super) fn json(run: &RunData, info: &RunInfo) -> Value {
     let hop = |hop: Hop| {
         let figures = stretch.distribution(hop).and_then(Distribution::summary);
         json!({
-            "hop": place(hop, info),
+            "hop": hop.place(),
             "metric": hop.metric().name_ms(),
             "what": hop.limits(),
             "samples": figures.map(|figures| figures.count),
@@ -202,8 +197,6 @@ mod tests {
     #[test]
     fn the_section_has_a_row_per_hop() {
         insta::assert_snapshot!("hops_measured", rendered(&run(&[TOKEN; 40]), &asked()));
-        let embedded = RunInfo { embedded: true, ..asked() };
-        assert!(rendered(&run(&[TOKEN]), &embedded).contains("bus in memory"));
         let json = json(&run(&[TOKEN; 40]), &asked());
         assert_eq!(
             (&json["state"], &json["samples"], &json["reliable"]),

@@ -3,13 +3,15 @@
 
 use super::EventTotals;
 use measure::{
-    Arrivals, Evidence, FaultRecord, GeneratorReport, Metric, RunData, Statistic, Trustworthiness,
+    Arrivals, Evidence, FailureGroup, FaultRecord, GeneratorReport, Metric, RunData, Statistic,
+    Trustworthiness,
     findings::{self, Finding, FindingInputs, GeneratorLoad},
     observations::Observations,
+    record::FailureKind,
 };
 use plan::schedule::{Amendment, Change, Schedule};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Information from the engine at the end of a run.
 #[derive(Clone, Debug, Default)]
@@ -170,13 +172,41 @@ pub(super) fn evidence(run: &RunData, info: &RunInfo) -> Evidence {
     }
 }
 
+/// Returns the most frequent failure. Timeouts that are excused do not count, because they fail no run.
 fn most_frequent_failure(run: &RunData) -> Option<String> {
-    let (name, group) = run.failures.by_count().into_iter().next()?;
-    Some(format!("{} × {name} ({})", group.count, crate::values::printable(&group.example)))
+    let counted = |(name, group): (String, &FailureGroup)| {
+        let excused = if name == FailureKind::Timeout.name() { run.queries.excused } else { 0 };
+        (group.count.saturating_sub(excused), name, crate::values::printable(&group.example))
+    };
+    let (count, name, example) =
+        run.failures.by_count().into_iter().map(counted).min_by_key(|(count, ..)| Reverse(*count))?;
+    (count > 0).then(|| format!("{count} × {name} ({example})"))
 }
 
 fn not_injected(fault: &FaultRecord) -> Option<String> {
     let ("failed", why) = fault.status.outcome() else { return None };
     let why = crate::values::printable(why.trim_end_matches('.'));
     Some(format!("`{}` at {} s, {why}", fault.spec, fault.at.as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use measure::record::Failure;
+
+    #[test]
+    fn excused_timeouts_are_not_the_most_frequent_failure() {
+        let mut run = RunData::default();
+        assert_eq!(most_frequent_failure(&run), None);
+        let timeout = (FailureKind::Timeout, None);
+        for (kind, code) in [timeout.clone(), timeout.clone(), timeout, (FailureKind::Run, Some(500))] {
+            run.failures.add(&Failure { kind, code, message: "why".to_owned() }, Duration::ZERO);
+        }
+        for (excused, expected) in
+            [(0, "3 × timeout (why)"), (1, "2 × timeout (why)"), (3, "1 × run 500 (why)")]
+        {
+            run.queries.excused = excused;
+            assert_eq!(most_frequent_failure(&run).as_deref(), Some(expected));
+        }
+    }
 }

@@ -36,7 +36,7 @@ pub(super) fn of_run(path: &Path, base: &Path, found: &mut Found) -> Result<(), 
 /// Adds the steps of a search as points, and its ceiling.
 pub(super) fn of_search(path: &Path, base: &Path, found: &mut Found) -> Result<(), FileError> {
     let search = CapacityResult::read(path)?;
-    // The options in the result of a search are no values to compare with those of runs.
+    // The options of a search cannot be compared with those of runs.
     let summary = read_summary(&with_ending(base, SUMMARY))?;
     let machine = conditions::machine(&summary);
     // The seconds of the steps of a search that was continued are those of another run.

@@ -54,9 +54,9 @@ struct Analysis {
     cut_off: bool,
 }
 
-/// Reads result files, or those of runs that are named by the common start of their files, and returns a text for a terminal with `columns` columns: a section per file, and one for all files
-/// together if there are several. The other tables of a run (`_stats.csv` and the like) are skipped with a note, so that
-/// `results/*.csv` can be named.
+/// Reads result files and returns a text for a terminal with `columns` columns: a section per file, and one for all files together if
+/// there are several. A run can also be named by the common start of its files' names. The other tables of a run (`_stats.csv` and the
+/// like) are skipped with a note, so that `results/*.csv` can be named.
 ///
 /// # Errors
 /// A file cannot be read, or it is not a table of queries.
